@@ -1,0 +1,7 @@
+"""`python -m gradgen` is the `gradgen` program."""
+
+import sys
+
+from gradgen.cli.app import main
+
+sys.exit(main())

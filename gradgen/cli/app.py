@@ -1,0 +1,131 @@
+"""The `gradgen` program: registers the subcommands, turns errors into one line.
+
+Nothing here, nor at the top of a subcommand's module, imports JAX or
+Matplotlib: `gradgen --help` answers in well under half a second.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from gradgen.cli.bench import bench
+from gradgen.cli.classes import classes
+from gradgen.cli.common import err
+from gradgen.cli.sample import sample
+from gradgen.cli.score import score
+from gradgen.cli.show import show
+from gradgen.cli.stats import stats
+from gradgen.cli.train import train
+
+DEBUG_VARIABLE = "GRADGEN_DEBUG"
+COMMANDS: tuple[Callable[..., int | None], ...] = (
+    sample,
+    show,
+    classes,
+    stats,
+    score,
+    train,
+    bench,
+)
+INTERRUPTED = 130  # 128 + SIGINT, what a shell expects of a program ended by Ctrl-C
+
+app = typer.Typer(
+    name="gradgen",
+    help="Pictures that a classifier believes in, drawn by MAP, MALA or HMC in a generator's code.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"gradgen {version('gradgen')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _global_options(
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show a traceback when something fails.")
+    ] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    if debug:
+        os.environ[DEBUG_VARIABLE] = "1"
+
+
+for _command in COMMANDS:
+    app.command()(_command)
+
+
+def _take_debug(arguments: Sequence[str]) -> list[str]:
+    """Let `--debug` stand anywhere before a bare `--`, not only before the subcommand."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    if "--debug" in arguments[:end]:
+        os.environ[DEBUG_VARIABLE] = "1"
+    return [item for i, item in enumerate(arguments) if item != "--debug" or i >= end]
+
+
+def _fail(message: str, code: int) -> int:
+    err.print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
+    return code
+
+
+def _usage_failure(error: Any) -> int:
+    """Show one of Typer's complaints about the arguments as one line."""
+    message = error.format_message()
+    if "Usage:" in message or not message:  # no subcommand at all: Typer has shown the help
+        if message:
+            err.print(message, markup=False, highlight=False)
+        return error.exit_code
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "gradgen"
+    return _fail(f"{message} (see: {path} --help)", error.exit_code)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program. Returns the exit code: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C."""
+    from gradgen.errors import GradgenError
+
+    rest = _take_debug(list(sys.argv[1:] if arguments is None else arguments))
+    try:
+        # Outside its standalone mode Typer returns the code of typer.Exit and
+        # raises its own complaints, which we print like every other error.
+        code = app(args=rest, prog_name="gradgen", standalone_mode=False)
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except typer.Abort:
+        return _fail("interrupted", 1)
+    except SystemExit as exit_:
+        return exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
+    except Exception as error:
+        if hasattr(error, "format_message") and hasattr(error, "exit_code"):
+            return _usage_failure(error)
+        if os.environ.get(DEBUG_VARIABLE):
+            raise
+        if isinstance(error, GradgenError):
+            return _fail(str(error), error.exit_code)
+        if isinstance(error, OSError):
+            return _fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), 1)
+        return _fail(f"{type(error).__name__}: {error} (this is a bug; --debug shows where)", 1)
+    if code == INTERRUPTED:
+        return _fail("interrupted", INTERRUPTED)
+    return code if isinstance(code, int) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""`gradgen score`: how real pictures look to a bundle's discriminator."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from gradgen.cli.common import note, print_table, progress, quiet_pillow, warn
+from gradgen.errors import UsageError
+
+if TYPE_CHECKING:
+    from gradgen.scoring import GroupScore, ImageScore, Scores
+
+LISTED = 40  # pictures up to which each has its row without --all
+
+
+def score(
+    paths: Annotated[
+        list[str],
+        typer.Argument(metavar="PATH...", help="Pictures, folders (with all below), globs."),
+    ],
+    bundle: Annotated[
+        str, typer.Option(help="The bundle whose discriminator scores: a name or a folder.")
+    ] = "tiny64",
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="One line a picture on standard output.")
+    ] = False,
+    show_all: Annotated[
+        bool, typer.Option("--all", help=f"A row for each picture, even beyond {LISTED}.")
+    ] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures evaluated at a time.")] = 32,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads that decode [default: one a core, up to 8].")
+    ] = None,
+) -> None:
+    """Score pictures: the discriminator's log-probability that each is real.
+
+    Shows every picture's log-probability (nats; 0 is certainly real) and the mean ± standard error
+    of each folder. Pictures that cannot be read are named, the others still scored, and the exit
+    code is 1.
+    """
+    if as_json and as_csv:
+        raise UsageError("--json and --csv: standard output holds one of them; choose")
+    from gradgen import images, runtime
+
+    runtime.configure()
+    quiet_pillow()
+    files = images.find_images(paths)
+    from gradgen.scoring import score as score_images
+
+    with progress("scoring", total=len(files), unit="images") as shown:
+        scores = score_images(
+            files, bundle, batch_size, threads, lambda done, _: shown.update(done)
+        )
+    if as_json:
+        print(json.dumps(scores.to_dict(), indent=2))
+    elif as_csv:
+        sys.stdout.write(scores.to_csv())
+    else:
+        _show(scores, show_all)
+    for failure in scores.failures:
+        warn(failure.reason)
+    if scores.failures:
+        note(f"{len(scores.failures)} of {len(files)} images could not be read, so: exit code 1")
+        raise typer.Exit(1)
+
+
+def _show(scores: Scores, show_all: bool) -> None:
+    each = show_all or len(scores.images) <= LISTED
+    table = Table(
+        caption=f"log-probability of being real (nats) by the discriminator of {scores.bundle}"
+    )
+    table.add_column("pictures", overflow="fold")
+    table.add_column("number", justify="right")
+    table.add_column("log p(real)", justify="right")
+    table.add_column("± s.e.", justify="right")
+    members: dict[str, list[ImageScore]] = {}
+    for image in scores.images if each else ():
+        members.setdefault(image.group, []).append(image)
+    for group in scores.groups:
+        for image in members.get(group.group, ()):
+            name = escape(image.source)
+            table.add_row(f"[dim]{name}[/]", "", f"{image.log_probability:.4f}", "")
+        _add_group(table, group, escape(group.group))
+        table.add_section()
+    if len(scores.groups) > 1 and scores.total is not None:
+        _add_group(table, scores.total, "all")
+    print_table(table)
+    if not each:
+        note("--all shows every picture, --csv and --json print them")
+
+
+def _add_group(table: Table, group: GroupScore, name: str) -> None:
+    error = "" if group.standard_error is None else f"{group.standard_error:.4f}"
+    table.add_row(f"[bold]{name}[/]", str(group.count), f"[bold]{group.mean:.4f}[/]", error)

@@ -1,0 +1,172 @@
+"""`gradgen train`: train a bundle on one's own photographs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gradgen.cli.common import note, out, progress
+from gradgen.errors import UsageError
+
+STAGES = ("all", "classifier", "generator")
+PRECISIONS = ("auto", "float32", "bfloat16")
+
+
+def train(
+    data: Annotated[
+        Path,
+        typer.Argument(
+            help="A folder with one folder of images per class (or train/ and val/ of such), or "
+            "with train-*.npz and val.npz shards."
+        ),
+    ],
+    folder: Annotated[Path, typer.Option("--out", help="The bundle's folder.")],
+    minutes: Annotated[float, typer.Option(help="Time to train, over all resumptions.")] = 85.0,
+    classifier_share: Annotated[
+        float, typer.Option(help="Share of the minutes that the classifier gets.")
+    ] = 0.38,
+    stage: Annotated[
+        str, typer.Option(help="all; classifier: stop after it; generator: use the trained one.")
+    ] = "all",
+    name: Annotated[str | None, typer.Option(help="Name in the card; the folder's.")] = None,
+    code_size: Annotated[int, typer.Option(help="Units of z after whitening, at most 512.")] = 192,
+    batch_size: Annotated[int, typer.Option(help="The generator gets half of it.")] = 128,
+    learning_rate: Annotated[float, typer.Option(help="Peak rate of the classifier.")] = 0.1,
+    generator_rate: Annotated[float, typer.Option(help="Peak rate of the generator.")] = 4e-4,
+    likelihood_weight: Annotated[
+        float, typer.Option(help="The weight that the card recommends for pictures.")
+    ] = 8.0,
+    precision: Annotated[
+        str, typer.Option(help="auto (bfloat16 on a GPU), float32 or bfloat16.")
+    ] = "auto",
+    licence: Annotated[str, typer.Option(help="Licence of the weights, for the card.")] = "MIT",
+    seed: Annotated[int, typer.Option(help="Of weights, batches and augmentation.")] = 0,
+) -> None:
+    """Train classifier, generator and discriminator and write a bundle.
+
+    Checkpoints are kept in OUT/checkpoints every two minutes; the same command run again goes on
+    from them. The result is used as `gradgen sample --bundle OUT`.
+    """
+    _check(minutes, classifier_share, stage, code_size, batch_size, precision)
+    from gradgen import runtime
+
+    runtime.configure()
+    import jax
+
+    from gradgen.training import adversarial, classifier, export, preview
+    from gradgen.training import data as datasets
+
+    if precision == "auto":
+        precision = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    with progress("reading images", unit="images") as bar:
+        training, val = datasets.load_datasets(
+            data, export.IMAGE_SIZE, lambda done, total: bar.update(done, f"of {total}")
+        )
+    note(
+        f"{len(training)} training and {len(val)} validation images, "
+        f"{len(training.classes)} classes"
+    )
+
+    settings = classifier.ClassifierSettings(
+        minutes=minutes * classifier_share,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        precision=precision,
+        seed=seed,
+    )
+    with progress("classifier", total=round(settings.minutes * 60), unit="s") as bar:
+        encoder, classifier_facts = classifier.train_classifier(
+            training,
+            settings,
+            folder / "checkpoints" / "classifier.msgpack",
+            _reporter(bar.update, settings.minutes, batch_size),
+        )
+    temperature, metrics = export.measure_classifier(encoder, val)
+    note(
+        f"classifier: top-1 {metrics['val_top1']:.1%}, top-5 {metrics['val_top5']:.1%}, "
+        f"calibration error {metrics['val_calibration_error']:.3f}, on {len(val)} images"
+    )
+    if stage == "classifier":
+        return
+
+    fc6 = export.training_codes(encoder, training)
+    whitening = export.fit_whitening(fc6, code_size)
+    codes = export.whiten(fc6, whitening)
+    note(
+        f"codes: {code_size} of {fc6.shape[1]} dimensions hold {whitening.kept:.1%} of the variance"
+    )
+    generator_settings = adversarial.GeneratorSettings(
+        minutes=minutes * (1 - classifier_share),
+        batch_size=max(1, batch_size // 2),
+        prior_batch=max(1, batch_size // 4),
+        learning_rate=generator_rate,
+        precision=precision,
+        seed=seed,
+    )
+    with progress("generator", total=round(generator_settings.minutes * 60), unit="s") as bar:
+        generator, discriminator, generator_facts = adversarial.train_generator(
+            training,
+            encoder,
+            whitening,
+            generator_settings,
+            folder / "checkpoints" / "generator.msgpack",
+            _reporter(bar.update, generator_settings.minutes, generator_settings.batch_size),
+        )
+    metrics |= export.measure_generator(encoder, generator, discriminator, whitening, val, seed)
+    import dataclasses
+    import sys
+
+    export.export_bundle(
+        folder,
+        name or folder.name,
+        encoder=encoder,
+        generator=generator,
+        discriminator=discriminator,
+        whitening=whitening,
+        codes=codes,
+        train=training,
+        temperature=temperature,
+        metrics=metrics,
+        training={
+            "command": " ".join(["gradgen", *sys.argv[1:]]),
+            "classifier": {**dataclasses.asdict(settings), **classifier_facts},
+            "generator": {**dataclasses.asdict(generator_settings), **generator_facts},
+        },
+        licence=licence,
+        recommended={"likelihood_weight": likelihood_weight},
+    )
+    picture = preview.save_preview(folder, val)
+    out.print(f"{folder}\n{picture}", highlight=False, soft_wrap=True)
+
+
+def _check(
+    minutes: float, share: float, stage: str, code_size: int, batch_size: int, precision: str
+) -> None:
+    faults = {
+        f"--minutes must be positive, not {minutes:g}": not 0 < minutes < float("inf"),
+        f"--classifier-share must be between 0 and 1, not {share:g}": not 0 < share < 1,
+        f"--stage must be one of {', '.join(STAGES)}, not {stage}": stage not in STAGES,
+        f"--code-size must be between 2 and 512, not {code_size}": not 2 <= code_size <= 512,
+        f"--batch-size must be at least 2, not {batch_size}": batch_size < 2,
+        f"--precision must be one of {', '.join(PRECISIONS)}, not {precision}": precision
+        not in PRECISIONS,
+    }
+    for message, wrong in faults.items():
+        if wrong:
+            raise UsageError(message)
+
+
+def _reporter(
+    update: Callable[[int, str], None], minutes: float, batch_size: int
+) -> Callable[[int, float, float, dict[str, float]], None]:
+    def report(step: int, share: float, rate: float, metrics: dict[str, float]) -> None:
+        figures = ", ".join(f"{name} {value:.3g}" for name, value in metrics.items())
+        update(
+            round(share * minutes * 60),
+            f"step {step}, {rate * batch_size:.0f} images/s, {figures}",
+        )
+
+    return report

@@ -1,0 +1,53 @@
+"""Finding a step size: dual averaging on the acceptance probability, for each chain alone.
+
+Hoffman & Gelman 2014, section 3.2. Each chain has its own step size, so that what a chain does
+depends on nothing but its own key, however chains are batched.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+GAMMA, T0, KAPPA = 0.05, 10.0, 0.75  # their values
+
+
+class DualAveraging(NamedTuple):
+    """All (chains,) but the number of updates.
+
+    Attributes:
+        log_step_size: of the next step.
+        log_average: weighted average, the result.
+        error: average of target acceptance less acceptance.
+        anchor: mu, the point that the log step size shrinks towards.
+        num_updates: so far.
+    """
+
+    log_step_size: Array
+    log_average: Array
+    error: Array
+    anchor: Array
+    num_updates: Array
+
+
+def init(step_size: Array) -> DualAveraging:
+    """Start from a guess (chains,); the search is drawn towards ten times that guess."""
+    log_step_size = jnp.log(step_size)
+    zero = jnp.zeros_like(log_step_size)
+    return DualAveraging(
+        log_step_size, log_step_size, zero, jnp.log(10.0) + log_step_size, jnp.float32(0)
+    )
+
+
+def update(state: DualAveraging, acceptance_probability: Array, target: ArrayLike) -> DualAveraging:
+    """Take in the acceptance probabilities (chains,) of one step (eq. 6 there)."""
+    count = state.num_updates + 1
+    weight = 1 / (count + T0)
+    error = (1 - weight) * state.error + weight * (target - acceptance_probability)
+    log_step_size = state.anchor - jnp.sqrt(count) / GAMMA * error
+    forget = count**-KAPPA
+    log_average = forget * log_step_size + (1 - forget) * state.log_average
+    return DualAveraging(log_step_size, log_average, error, state.anchor, count)

@@ -1,0 +1,54 @@
+"""Have the chains converged, and how many independent draws are they worth? (ArviZ)"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+
+from gradgen.inference.chain import ChainResult
+
+MIN_POINTS = 8  # of a trace; split R-hat and the effective sample size mean nothing below
+
+
+def diagnose(result: ChainResult) -> dict[str, dict[str, float | None]]:
+    """Split R-hat and effective sample sizes of the trace since the warm-up.
+
+    Returns a dictionary from "log_density" and "projection_0", ... to "r_hat" (split, not
+    rank-normalised), "ess_bulk" and "ess_tail" (Vehtari et al. 2021); None where the trace is too
+    short, has one chain only (R-hat) or does not move.
+    """
+    return diagnose_traces(result.traces, result.warmup_steps, result.step)
+
+
+def diagnose_traces(
+    traces: dict[str, np.ndarray], warmup_steps: int, last_step: int
+) -> dict[str, dict[str, float | None]]:
+    """:func:`diagnose`, of traces alone."""
+    kept = (traces["step"] > warmup_steps) & (traces["step"] <= last_step)
+    series = {"log_density": traces["log_density"][:, kept]}
+    for index in range(traces["projections"].shape[2]):
+        series[f"projection_{index}"] = traces["projections"][:, kept, index]
+    return {name: _summary(values.astype(np.float64)) for name, values in series.items()}
+
+
+def _summary(draws: np.ndarray) -> dict[str, float | None]:
+    """draws: (chains, points)."""
+    num_chains, num_points = draws.shape
+    if num_points < MIN_POINTS or not np.isfinite(draws).all() or np.ptp(draws) == 0:
+        return {"r_hat": None, "ess_bulk": None, "ess_tail": None}
+    with warnings.catch_warnings():  # that ArviZ is being rewritten is nothing a user can act on
+        warnings.simplefilter("ignore", FutureWarning)
+        import arviz
+
+    with np.errstate(divide="ignore", invalid="ignore"):  # chains that never moved: None below
+        figures: dict[str, Any] = {
+            "r_hat": arviz.rhat(draws, method="split") if num_chains > 1 else None,
+            "ess_bulk": arviz.ess(draws, method="bulk"),
+            "ess_tail": arviz.ess(draws, method="tail"),
+        }
+    return {
+        name: float(value) if value is not None and np.isfinite(value) else None
+        for name, value in figures.items()
+    }

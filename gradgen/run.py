@@ -1,0 +1,434 @@
+"""A run's folder: begun, checkpointed, resumed, replayed from a picture's recipe.
+
+The folder holds run.json from the first moment (status "running"), a ``checkpoint`` folder while
+there is something left to do, and at the end, or when the run is interrupted, the files that
+:meth:`gradgen.samples.Samples.save` writes.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gradgen.errors import GradgenError, UsageError
+from gradgen.images import decode, read_recipe
+from gradgen.inference import ChainState, state_from_arrays, state_to_arrays
+from gradgen.plan import Plan, prepare
+from gradgen.record import Part, describe
+from gradgen.samples import (
+    CHAINS_FILE,
+    GRID_FILE,
+    RECIPE_FORMAT,
+    RECORD_FILE,
+    TRACE_FILE,
+    Samples,
+    bounds_from_json,
+    npz_bytes,
+    read_record,
+    write_record,
+)
+from gradgen.sampling import SampleProgress, run_sampling, sampler_settings
+from gradgen.settings import SampleSettings, make_settings
+from gradgen.weights.store import write_atomically
+
+RUNS = Path("runs")
+CHECKPOINT = "checkpoint"
+STATE_FILE, LOCK_FILE = "state.npz", "lock"
+# On an accelerator a block may take milliseconds: writing after each would cost more than the
+# blocks. Nobody minds losing a second.
+CHECKPOINT_INTERVAL = 1.0  # seconds
+
+Checkpoint = tuple[ChainState, dict[str, np.ndarray]]
+
+
+@dataclass(eq=False)
+class Run:
+    """A run that can be executed, from the start or from where it stopped.
+
+    Attributes:
+        folder: where it writes.
+        plan: what it runs.
+        record: run.json as it stands.
+        parts, checkpoint, seconds: what earlier sessions did.
+        notes: what a person should be told before it starts.
+        picture: the file whose recipe is replayed, or ``None``.
+    """
+
+    folder: Path
+    plan: Plan
+    record: dict[str, Any]
+    parts: dict[int, Part] = field(default_factory=dict)
+    checkpoint: Checkpoint | None = None
+    seconds: float = 0.0
+    notes: tuple[str, ...] = ()
+    picture: Path | None = None
+
+    def execute(
+        self,
+        on_progress: Callable[[SampleProgress], None] | None = None,
+        stop: Callable[[], bool] | None = None,
+    ) -> Samples:
+        """Run what is left and write the folder.
+
+        on_progress is called after each block. stop is asked after each block; once it says yes,
+        the run ends cleanly: a checkpoint, the pictures of the moment, run.json with the status
+        "interrupted".
+
+        Raises:
+            UsageError: another process is at work in the folder.
+        """
+        work = self.folder / CHECKPOINT
+        work.mkdir(parents=True, exist_ok=True)
+        begun = written = time.monotonic()
+
+        def on_block(block: SampleProgress) -> None:
+            nonlocal written
+            stopping = stop is not None and stop()
+            now = time.monotonic()
+            if stopping or now - written >= CHECKPOINT_INTERVAL:
+                save_state(work / STATE_FILE, block, self.seconds + now - begun)
+                written = now
+            if on_progress:
+                on_progress(block)
+            if stopping:
+                raise KeyboardInterrupt
+
+        def on_part(index: int, part: Part) -> None:
+            write_atomically(work / f"part-{index:04d}.npz", npz_bytes(part.to_arrays()))
+
+        with locked(work / LOCK_FILE):
+            samples = run_sampling(
+                self.plan, self.parts, self.checkpoint, on_block, on_part, self.seconds
+            )
+            for key in ("created", "command"):
+                if key in self.record:
+                    samples.record[key] = self.record[key]
+            samples.save(self.folder)
+        if samples.record["status"] == "finished":
+            shutil.rmtree(work)
+        return samples
+
+
+# --- three beginnings -------------------------------------------------------------------------
+
+
+def begin(
+    given: Mapping[str, Any],
+    clip: bool | None = None,
+    out: Path | None = None,
+    force: bool = False,
+    command: list[str] | None = None,
+) -> Run:
+    """A new run.
+
+    Args:
+        given: the settings that were given (:func:`gradgen.settings.make_settings`).
+        out: folder; ``None``: ``runs/<time>-<class>-<method>-<seed>``.
+        force: replace an earlier run in ``out``.
+        command: how it was called, for the record.
+
+    Raises:
+        UsageError: settings that make no sense, or an ``out`` that is not empty.
+    """
+    plan = prepare(make_settings(given, clip))
+    sampler_settings(plan.settings)
+    folder = make_folder(out, plan, force)
+    return _started(Run(folder, plan, describe(plan), notes=plan.notes), command)
+
+
+def resume(
+    folder: Path, given: Mapping[str, Any], clip: bool | None = None, force: bool = False
+) -> Run | dict[str, Any]:
+    """An interrupted run, ready to go on; of a finished one, its record.
+
+    Raises:
+        UsageError: not a run's folder, or an option that differs from the run's.
+        GradgenError: the weights are others than the run began with (unless ``force``), or the
+            checkpoint is broken.
+    """
+    record = read_record(folder)
+    settings = _settings_of(record, given, clip, str(folder / RECORD_FILE), "resumed")
+    if record.get("status") == "finished":
+        return record
+    boxes = [job["bounds"] for job in record["classes"] if job.get("clip_scope") == "file"]
+    plan = prepare(
+        settings,
+        only_chain=record.get("only_chain"),
+        stop_at=record.get("stop_at"),
+        bounds=bounds_from_json(boxes[0]) if boxes else None,
+    )
+    now = describe(plan)
+    notes = [*plan.notes, *_check_same(record, now, str(folder), force)]
+    work = folder / CHECKPOINT
+    parts, checkpoint, seconds = load_checkpoint(work, len(plan.batches))
+    record = {**record, "status": "running"}
+    return Run(folder, plan, record, parts, checkpoint, seconds, tuple(notes))
+
+
+def from_recipe(
+    picture: Path,
+    given: Mapping[str, Any],
+    clip: bool | None = None,
+    out: Path | None = None,
+    force: bool = False,
+    command: list[str] | None = None,
+) -> Run:
+    """A run that makes one picture again; the chains of its batch run with it.
+
+    Raises:
+        UsageError: the file carries no recipe, or an option contradicts it.
+        GradgenError: the weights are others than the recipe's (unless ``force``).
+    """
+    recipe = read_recipe(picture)
+    if recipe.get("format") != RECIPE_FORMAT:
+        raise UsageError(
+            f"{picture}: its recipe has the format {recipe.get('format')!r}, expected "
+            f"{RECIPE_FORMAT!r}; another version of gradgen made it"
+        )
+    try:
+        settings = _settings_of(recipe, given, clip, f"the recipe of {picture}", "replayed")
+        chain, steps = int(recipe["chain"]), int(recipe["steps"])
+        weights = recipe["weights"]
+        expected = {
+            "bundle": {"generator": weights["generator"]},
+            "classes": [{"classifier": weights["classifier"], "bounds": recipe.get("bounds")}],
+            "versions": recipe["versions"],
+            "device": recipe["device"],
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise GradgenError(f"{picture}: its recipe is broken ({error})") from error
+    total = sampler_settings(settings).num_steps
+    plan = prepare(
+        settings,
+        only_chain=chain,
+        stop_at=steps if steps < total else None,
+        bounds=bounds_from_json(recipe.get("bounds", {})),
+    )
+    if not plan.batches:
+        raise GradgenError(f"{picture}: its recipe is broken (no chain {chain})")
+    record = describe(plan)
+    notes = (*plan.notes, *_check_same(expected, record, str(picture), force))
+    folder = make_folder(out, plan, force)
+    run = Run(folder, plan, record, notes=notes, picture=picture)
+    return _started(run, command)
+
+
+def _started(run: Run, command: list[str] | None) -> Run:
+    if command is not None:
+        run.record["command"] = command
+    write_record(run.folder, run.record)
+    return run
+
+
+def _settings_of(
+    record: Mapping[str, Any],
+    given: Mapping[str, Any],
+    clip: bool | None,
+    source: str,
+    what: str,
+) -> SampleSettings:
+    """The recorded settings; options given anew may only repeat them (the bundle may move)."""
+    recorded = SampleSettings.from_json(record["settings"], source)
+    bundle = given.get("bundle", recorded.bundle)
+    base = make_settings({"bundle": bundle}, base=recorded)
+    differences = make_settings(given, clip, base=base).differences(base)
+    if differences:
+        raise UsageError(
+            f"a run is {what} with its own settings; asked for {'; '.join(differences)}. "
+            "Drop these options, or start a new run"
+        )
+    return base
+
+
+def _check_same(
+    recorded: Mapping[str, Any], now: Mapping[str, Any], source: str, force: bool
+) -> list[str]:
+    """Refuse other weights or bounds; tell of another device or version."""
+    faults = []
+    pairs = [("generator", recorded["bundle"]["generator"], now["bundle"]["generator"])]
+    for was, is_ in zip(recorded["classes"], now["classes"], strict=True):
+        pairs.append(("classifier", was["classifier"], is_["classifier"]))
+        pairs.append(("clipping bounds", was["bounds"] or {}, is_["bounds"] or {}))
+    for kind, was, is_ in pairs:
+        if was.get("sha256") != is_.get("sha256"):
+            old, new = (str(side.get("sha256"))[:12] for side in (was, is_))
+            faults.append(f"{kind} {was.get('name', '')}".rstrip() + f" was {old}…, is {new}…")
+    faults = list(dict.fromkeys(faults))
+    if faults and not force:
+        raise GradgenError(
+            f"{source} was made with other weights ({'; '.join(faults)}): the result would differ; "
+            "restore them or go on with --force"
+        )
+    notes = [f"not the weights of {source}: {fault}" for fault in faults]
+    if recorded["device"] != now["device"]:
+        was_on, is_on = (
+            f"{d['platform']} {d['kind']}" for d in (recorded["device"], now["device"])
+        )
+        notes.append(f"begun on another device ({was_on}; here {is_on}): the last bits may differ")
+    changed = [
+        f"{name} {recorded['versions'].get(name)}, here {value}"
+        for name, value in now["versions"].items()
+        if name in ("jax", "jaxlib") and recorded["versions"].get(name) != value
+    ]
+    if changed:
+        notes.append(f"begun with {'; '.join(changed)}: the last bits may differ")
+    return notes
+
+
+# --- folders ----------------------------------------------------------------------------------
+
+
+def make_folder(out: Path | None, plan: Plan, force: bool) -> Path:
+    """Make the run's folder; see :func:`begin`."""
+    if out is None:
+        return _new_folder(default_name(plan, datetime.now()))
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file; --out names a folder")
+    if out.is_dir() and any(out.iterdir()):
+        if not force:
+            raise UsageError(
+                f"{out} is not empty; choose another --out, or --force to replace the run in it"
+            )
+        clear_run(out)
+    out.mkdir(parents=True, exist_ok=True)
+    return out
+
+
+def default_name(plan: Plan, now: datetime) -> str:
+    """``<time>-<class>-<method>-<seed>``, local time; further classes are counted."""
+    slug = plan.jobs[0].label.slug
+    more = f"-and-{len(plan.jobs) - 1}-more" if len(plan.jobs) > 1 else ""
+    settings = plan.settings
+    method = settings.preset or settings.method
+    return f"{now:%Y%m%d-%H%M%S}-{slug}{more}-{method}-{settings.seed}"
+
+
+def _new_folder(name: str) -> Path:
+    """Two runs may begin in the same second: mkdir decides whose name it is."""
+    for attempt in range(1, 1000):
+        folder = RUNS / (name if attempt == 1 else f"{name}-{attempt}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return folder
+    raise GradgenError(f"{RUNS / name} and its successors all exist")
+
+
+def clear_run(folder: Path) -> None:
+    """Remove an earlier run's own files, and nothing else that is in the folder."""
+    if not (folder / RECORD_FILE).is_file():
+        return
+    try:
+        pictures = read_record(folder).get("pictures", [])
+    except (GradgenError, UsageError):
+        pictures = []
+    for name in (*pictures, GRID_FILE, TRACE_FILE, CHAINS_FILE, RECORD_FILE):
+        # only names: a record that was tampered with shall not reach outside
+        (folder / Path(str(name)).name).unlink(missing_ok=True)
+    shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)
+
+
+# --- checkpoints ------------------------------------------------------------------------------
+
+
+def save_state(path: Path, block: SampleProgress, seconds: float) -> None:
+    """Write state and traces of the batch that runs, atomically."""
+    arrays = {f"state_{name}": value for name, value in state_to_arrays(block.state).items()}
+    arrays |= {f"trace_{name}": value for name, value in block.traces.items()}
+    arrays["batch"] = np.asarray(block.batch_number)
+    arrays["seconds"] = np.asarray(seconds)
+    write_atomically(path, npz_bytes(arrays))
+
+
+def load_checkpoint(
+    work: Path, num_batches: int
+) -> tuple[dict[int, Part], Checkpoint | None, float]:
+    """Finished parts by batch number, the running batch's state and traces, seconds so far.
+
+    Raises:
+        GradgenError: a file is broken.
+    """
+    parts = {}
+    for index in range(num_batches):
+        path = work / f"part-{index:04d}.npz"
+        if not path.exists():
+            break
+        parts[index] = _loading(path, Part.from_arrays)
+    path = work / STATE_FILE
+    if not path.exists():
+        return parts, None, 0.0
+
+    def read(arrays: dict[str, np.ndarray]) -> tuple[int, Checkpoint, float]:
+        state = state_from_arrays(_with_prefix(arrays, "state_"))
+        traces = _with_prefix(arrays, "trace_")
+        return int(arrays["batch"]), (state, traces), float(arrays["seconds"])
+
+    batch, checkpoint, seconds = _loading(path, read)
+    # A part is written after its last state: an older state belongs to a batch that is done.
+    return parts, checkpoint if batch == len(parts) else None, seconds
+
+
+def _loading(path: Path, read: Callable[[dict[str, np.ndarray]], Any]) -> Any:
+    try:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
+            return read(dict(stored))
+    except Exception as error:  # zipfile and NumPy raise nearly anything on broken bytes
+        raise GradgenError(
+            f"{path} is a broken checkpoint ({error}); remove it to run its chains anew"
+        ) from error
+
+
+def _with_prefix(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    return {
+        name.removeprefix(prefix): value
+        for name, value in arrays.items()
+        if name.startswith(prefix)
+    }
+
+
+class locked:
+    """Hold a folder for this process alone, where the system can lock files.
+
+    Raises UsageError on entry if another process has it. The system lets go when the process ends,
+    however it ends.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        self.file = self.path.open("w")
+        try:
+            import fcntl
+        except ImportError:  # Windows
+            return
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self.file.close()
+            folder = self.path.parent.parent
+            raise UsageError(f"{folder} is being worked on by another process") from None
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+
+def same_pixels(picture: Path, image: np.ndarray) -> tuple[bool, str]:
+    """Whether a file shows just this image (S, S, 3) uint8, and how they differ if not."""
+    other = np.asarray(decode(picture))
+    if other.shape != image.shape:
+        return False, f"{other.shape} and {image.shape}"
+    gap = np.abs(other.astype(int) - image.astype(int))
+    count = int((gap.max(-1) > 0).sum())
+    if not count:
+        return True, ""
+    return False, f"{count} of {gap[..., 0].size} pixels, by at most {gap.max()} of 255"

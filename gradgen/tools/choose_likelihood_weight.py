@@ -1,0 +1,113 @@
+"""Which likelihood weight should a bundle's card recommend for pictures? (a developer's tool)
+
+For each weight, short MALA chains of several classes are judged by lite0, a network that has no
+part in the sampling: `python -m gradgen.tools.choose_likelihood_weight --write`. The weight whose
+samples lite0 gives the highest mean log-probability of their class wins.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from gradgen import runtime
+
+runtime.configure()
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+from jax import Array  # noqa: E402
+
+from gradgen.bundle import Bundle, load_bundle, load_classifier  # noqa: E402
+from gradgen.inference import Evaluation, SamplerSettings, run_chains  # noqa: E402
+from gradgen.target import make_target  # noqa: E402
+from gradgen.weights.store import weights_dir, write_atomically  # noqa: E402
+
+CLASSES = (
+    "beacon", "goldfish", "lemon", "school bus", "monarch", "jellyfish", "king penguin", "pizza",
+    "teapot", "sports car",
+)  # fmt: skip
+WEIGHTS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+
+
+def measure(bundle: Bundle, weight: float, budget: int, chains: int, seed: int) -> dict[str, Any]:
+    """Samples of all classes at one weight, under both classifiers."""
+    labels = [bundle.classifier.labels.find(name) for name in CLASSES]
+    own = jnp.repeat(jnp.array([label.index for label in labels]), chains)
+    judge = load_classifier("lite0")
+    theirs = np.repeat([judge.labels.find(label.synset).index for label in labels], chains)
+    target = make_target(bundle, likelihood_weight=weight)
+    evaluate = _evaluate_of(bundle)
+    keys = jax.random.split(jax.random.key(seed), len(own))
+    z0 = jax.random.normal(jax.random.key(seed + 1), (len(own), bundle.code_size))
+    settings = SamplerSettings(method="mala", budget=budget)
+    result = run_chains(keys, z0, evaluate, (target.params, own), settings)
+    images = jax.jit(bundle.generator.apply)(bundle.generator.params, result.state.position)
+    log_p = np.asarray(_in_batches(judge, images))
+    found = log_p[np.arange(len(theirs)), theirs]
+    rank = (log_p > found[:, None]).sum(1)
+    return {
+        "weight": weight,
+        "own_log_probability": float(result.state.log_likelihood.mean()),
+        "lite0_log_probability": float(found.mean()),
+        "lite0_top1": float((rank < 1).mean()),
+        "lite0_top5": float((rank < 5).mean()),
+        "acceptance": float(result.acceptance_rate.mean()),
+        "step_size": float(result.step_size.mean()),
+        "mean_squared_norm": float((result.state.position**2).sum(1).mean()),
+    }
+
+
+_functions: dict[str, Any] = {}
+
+
+def _evaluate_of(bundle: Bundle) -> Any:
+    """One function object for all weights: the weight is a parameter, and nothing is recompiled."""
+    if bundle.name not in _functions:
+        target = make_target(bundle)
+
+        def evaluate(params: tuple[dict[str, Any], Array], z: Array) -> Evaluation:
+            return target.value_and_grad(params[0], params[1], z)
+
+        _functions[bundle.name] = evaluate
+    return _functions[bundle.name]
+
+
+def _in_batches(judge: Any, images: Array, size: int = 8) -> Array:
+    run = jax.jit(judge.apply)
+    return jnp.concatenate(
+        [run(judge.params, images[start : start + size]) for start in range(0, len(images), size)]
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--bundle", default="tiny64")
+    parser.add_argument("--budget", type=int, default=1000)
+    parser.add_argument("--chains", type=int, default=4, help="a class")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--write", action="store_true", help="put the outcome into the card")
+    options = parser.parse_args()
+    bundle = load_bundle(options.bundle)
+    table = []
+    for weight in WEIGHTS:
+        table.append(measure(bundle, weight, options.budget, options.chains, options.seed))
+        print(" ".join(f"{name} {value:.3g}" for name, value in table[-1].items()), flush=True)
+    best = max(table, key=lambda row: row["lite0_log_probability"])
+    print(f"recommended: {best['weight']:g}")
+    if options.write:
+        path = weights_dir() / options.bundle / "card.json"
+        card = json.loads(path.read_text(encoding="utf-8"))
+        card["recommended"] = {
+            "likelihood_weight": best["weight"],
+            "chosen_by": "python -m gradgen.tools.choose_likelihood_weight "
+            f"--budget {options.budget} --chains {options.chains} --seed {options.seed}",
+            "measured": table,
+        }
+        write_atomically(path, (json.dumps(card, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()

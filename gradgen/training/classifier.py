@@ -1,0 +1,185 @@
+"""Training of the classifier whose fc6 is the code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax import Array
+
+from gradgen.models.layers import fold_batch_norm
+from gradgen.models.tiny64 import Encoder
+from gradgen.training.data import Dataset, batches
+from gradgen.training.loop import (
+    cosine,
+    crop_at_random,
+    ema_update,
+    fit,
+    flip_at_random,
+    to_images,
+    use_running_statistics,
+)
+
+
+@dataclass(frozen=True)
+class ClassifierSettings:
+    """SGD with Nesterov momentum on the label-smoothed cross-entropy."""
+
+    minutes: float = 35.0
+    batch_size: int = 128
+    learning_rate: float = 0.1
+    weight_decay: float = 5e-4
+    label_smoothing: float = 0.1
+    crop_padding: int = 6
+    ema_decay: float = 0.999
+    precision: str = "float32"
+    seed: int = 0
+
+
+def train_classifier(
+    train: Dataset,
+    settings: ClassifierSettings,
+    checkpoint: Path,
+    on_report: Callable[[int, float, float, dict[str, float]], None] | None = None,
+) -> tuple[Encoder, dict[str, Any]]:
+    """Train an encoder; returns it with averaged weights and folded norms, and what was done.
+
+    Resumes from ``checkpoint`` when it exists. The second value holds ``steps`` and
+    ``image_passes``.
+    """
+    num_classes = len(train.classes)
+    module = Encoder(num_classes, norm=True, rngs=nnx.Rngs(settings.seed))
+    graph, params, statistics = nnx.split(module, nnx.Param, nnx.BatchStat)
+    dtype = jnp.dtype(settings.precision)
+    decay_mask = jax.tree.map(lambda leaf: leaf.ndim > 1, nnx.to_pure_dict(params))
+    optimizer = optax.chain(
+        optax.add_decayed_weights(settings.weight_decay, mask=decay_mask),
+        optax.trace(0.9, nesterov=True),
+    )
+    pure_params, pure_statistics = nnx.to_pure_dict(params), nnx.to_pure_dict(statistics)
+    state = {
+        "step": jnp.int32(0),
+        "params": pure_params,
+        "statistics": pure_statistics,
+        "average": {"params": pure_params, "statistics": pure_statistics},
+        "optimizer": optimizer.init(pure_params),
+    }
+
+    def rebuild(params_dict: Any, statistics_dict: Any) -> Encoder:
+        merged = nnx.merge(graph, params, statistics, copy=True)
+        nnx.update(merged, params_dict)
+        nnx.update(merged, statistics_dict)
+        return merged
+
+    def loss_of(
+        params_dict: Any, statistics_dict: Any, images: Array, labels: Array
+    ) -> tuple[Array, tuple[Any, Array]]:
+        model = rebuild(params_dict, statistics_dict)
+        logits = model(images.astype(dtype))["fc8"].astype(jnp.float32)
+        targets = optax.smooth_labels(jax.nn.one_hot(labels, num_classes), settings.label_smoothing)
+        loss = optax.softmax_cross_entropy(logits, targets).mean()
+        accuracy = (logits.argmax(-1) == labels).mean()
+        return loss, (nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)), accuracy)
+
+    @jax.jit
+    def step(
+        state: dict[str, Any], batch: tuple[Array, Array], progress: Array
+    ) -> tuple[dict[str, Any], dict[str, Array]]:
+        pixels, labels = batch
+        key = jax.random.fold_in(jax.random.key(settings.seed), state["step"])
+        flip_key, crop_key = jax.random.split(key)
+        images = flip_at_random(flip_key, to_images(pixels))
+        images = crop_at_random(crop_key, images, settings.crop_padding)
+        (loss, (statistics_dict, accuracy)), gradient = jax.value_and_grad(loss_of, has_aux=True)(
+            state["params"], state["statistics"], images, labels
+        )
+        updates, optimizer_state = optimizer.update(gradient, state["optimizer"], state["params"])
+        rate = settings.learning_rate * cosine(progress)
+        new_params = jax.tree.map(lambda p, u: p - rate * u, state["params"], updates)
+        current = {"params": new_params, "statistics": statistics_dict}
+        average = ema_update(state["average"], current, state["step"], settings.ema_decay)
+        new = {
+            "step": state["step"] + 1,
+            "params": new_params,
+            "statistics": statistics_dict,
+            "average": average,
+            "optimizer": optimizer_state,
+        }
+        return new, {"loss": loss, "accuracy": accuracy}
+
+    def feed(start: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for index in batches(len(train), settings.batch_size, settings.seed, start):
+            yield train.images[index], train.labels[index]
+
+    state = fit(
+        step, state, feed, minutes=settings.minutes, checkpoint=checkpoint, on_report=on_report
+    )
+    encoder = rebuild(state["average"]["params"], state["average"]["statistics"])
+    use_running_statistics(encoder)
+    fold_batch_norm(encoder)
+    steps = int(state["step"])
+    return encoder, {"steps": steps, "image_passes": steps * settings.batch_size}
+
+
+def predict_logits(encoder: Encoder, images: np.ndarray, batch_size: int = 250) -> np.ndarray:
+    """Logits (n, num_classes) float32 of uint8 images (n, 64, 64, 3)."""
+    return encode_all(encoder, images, "fc8", batch_size)
+
+
+def encode_all(
+    encoder: Encoder, images: np.ndarray, layer: str, batch_size: int = 250
+) -> np.ndarray:
+    """Activations of one layer for many uint8 images, in float32."""
+    graph, params = nnx.split(encoder)
+
+    @jax.jit
+    def run(params: Any, pixels: Array) -> Array:
+        return nnx.merge(graph, params)(to_images(pixels))[layer]
+
+    outputs = []
+    for start in range(0, len(images), batch_size):
+        chunk = images[start : start + batch_size]
+        padding = ((0, batch_size - len(chunk)),) + ((0, 0),) * 3
+        outputs.append(np.asarray(run(params, np.pad(chunk, padding)))[: len(chunk)])
+    return np.concatenate(outputs)
+
+
+def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The temperature T that minimises the cross-entropy of softmax(logits / T); Guo et al. 2017.
+
+    The cross-entropy is convex in 1/T, so that Newton's method in log T from 1 finds it.
+    """
+
+    def loss(log_t: Array) -> Array:
+        return optax.softmax_cross_entropy_with_integer_labels(
+            jnp.asarray(logits) / jnp.exp(log_t), jnp.asarray(labels)
+        ).mean()
+
+    slope, curvature = jax.jit(jax.grad(loss)), jax.jit(jax.grad(jax.grad(loss)))
+    log_t = jnp.float32(0.0)
+    for _ in range(50):
+        move = slope(log_t) / jnp.maximum(jnp.abs(curvature(log_t)), 1e-3)
+        log_t = log_t - jnp.clip(move, -0.5, 0.5)
+        if abs(float(move)) < 1e-6:
+            break
+    return float(jnp.exp(log_t))
+
+
+def calibration_error(log_probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
+    """Expected calibration error over equal-width bins of confidence (Guo et al. 2017, eq. 3)."""
+    confidence = np.exp(log_probabilities.max(1))
+    correct = log_probabilities.argmax(1) == labels
+    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
+    gaps = [
+        abs(correct[bin_of == b].mean() - confidence[bin_of == b].mean()) * (bin_of == b).mean()
+        for b in range(bins)
+        if (bin_of == b).any()
+    ]
+    return float(np.sum(gaps))

@@ -1,0 +1,197 @@
+"""From trained networks to a bundle's folder: whitening, temperature, code statistics, card."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from gradgen.models.tiny64 import IMAGE_SIZE, Discriminator, Encoder, Generator
+from gradgen.training.classifier import (
+    calibration_error,
+    encode_all,
+    fit_temperature,
+    predict_logits,
+)
+from gradgen.training.data import Dataset
+from gradgen.weights.store import file_sha256, save_arrays, save_module, write_atomically
+
+
+@dataclass(frozen=True)
+class Whitening:
+    """z = (fc6 - mean) @ kernel has zero mean and unit covariance over the training images.
+
+    Attributes:
+        mean: (fc6_size,).
+        kernel: (fc6_size, code_size), the leading principal axes over their standard deviations.
+        kept: share of fc6's variance that the kept axes hold.
+    """
+
+    mean: np.ndarray
+    kernel: np.ndarray
+    kept: float
+
+
+def fit_whitening(fc6: np.ndarray, code_size: int) -> Whitening:
+    """PCA-whitening of codes (n, fc6_size) to ``code_size`` dimensions."""
+    mean = fc6.mean(0, dtype=np.float64)
+    centred = fc6 - mean
+    variance, axes = np.linalg.eigh(centred.T @ centred / len(fc6))
+    order = np.argsort(variance)[::-1][:code_size]
+    kernel = axes[:, order] / np.sqrt(variance[order])
+    kept = variance[order].sum() / variance.sum()
+    return Whitening(mean.astype(np.float32), kernel.astype(np.float32), float(kept))
+
+
+def training_codes(encoder: Encoder, train: Dataset) -> np.ndarray:
+    """fc6 (n, fc6_size) of all training images."""
+    return encode_all(encoder, train.images, "fc6")
+
+
+def measure_classifier(encoder: Encoder, val: Dataset) -> tuple[float, dict[str, float]]:
+    """Temperature fitted on the validation images, and accuracy and calibration there."""
+    logits = predict_logits(encoder, val.images).astype(np.float64)
+    temperature = fit_temperature(logits, val.labels)
+
+    def log_softmax(values: np.ndarray) -> np.ndarray:
+        shifted = values - values.max(1, keepdims=True)
+        return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+
+    log_p = log_softmax(logits / temperature)
+    rank = (log_p > log_p[np.arange(len(log_p)), val.labels][:, None]).sum(1)
+    raw = log_softmax(logits)
+    return temperature, {
+        "val_top1": float((rank < 1).mean()),
+        "val_top5": float((rank < 5).mean()),
+        "val_log_likelihood": float(log_p[np.arange(len(log_p)), val.labels].mean()),
+        "val_calibration_error": calibration_error(log_p, val.labels),
+        "val_calibration_error_before_temperature": calibration_error(raw, val.labels),
+    }
+
+
+def export_bundle(
+    folder: Path,
+    name: str,
+    *,
+    encoder: Encoder,
+    generator: Generator,
+    discriminator: Discriminator,
+    whitening: Whitening,
+    codes: np.ndarray,
+    train: Dataset,
+    temperature: float,
+    metrics: dict[str, float],
+    training: dict[str, Any],
+    licence: str,
+    recommended: dict[str, Any],
+) -> None:
+    """Write the four safetensors files of a bundle and its card.
+
+    Args:
+        codes: whitened codes (n, code_size) of the training images, for the class statistics.
+        training: what goes into the card under "training".
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    save_module(folder / "classifier.safetensors", encoder)
+    save_module(folder / "generator.safetensors", generator)
+    save_module(folder / "discriminator.safetensors", discriminator)
+    members = [codes[train.labels == index] for index in range(len(train.classes))]
+    save_arrays(
+        folder / "codes.safetensors",
+        {
+            "fc6_mean": whitening.mean,
+            "whitening": whitening.kernel,
+            "mean": codes.mean(0),
+            "std": codes.std(0, ddof=1),
+            "class_mean": np.stack([m.mean(0) for m in members]),
+            "class_std": np.stack([m.std(0, ddof=1) for m in members]),
+        },
+        half=False,
+    )
+    card = {
+        "name": name,
+        "kind": "bundle",
+        "architecture": "tiny64",
+        "code_size": int(whitening.kernel.shape[1]),
+        "image_size": IMAGE_SIZE,
+        "temperature": temperature,
+        "preprocessing": "RGB, pixel / 127.5 - 1",
+        "code": "PCA-whitened fc6 before its rectifier; z ~ N(0, I) over the training images in "
+        "mean and covariance",
+        "code_variance_kept": whitening.kept,
+        "recommended": recommended,
+        "metrics": metrics,
+        "training": {
+            **training,
+            "data": train.source,
+            "images": len(train),
+            "date": datetime.date.today().isoformat(),
+            "versions": {package: version(package) for package in ("jax", "flax", "optax")},
+        },
+        "licence": licence,
+        "files": {
+            f"{part}.safetensors": file_sha256(folder / f"{part}.safetensors")
+            for part in ("classifier", "generator", "discriminator", "codes")
+        },
+        "labels": list(train.classes),
+    }
+    text = json.dumps(card, indent=1, ensure_ascii=False) + "\n"
+    write_atomically(folder / "card.json", text.encode())
+
+
+def whiten(fc6: np.ndarray, whitening: Whitening) -> np.ndarray:
+    """Codes z (n, code_size) of fc6 activations (n, fc6_size)."""
+    return np.asarray(
+        (jnp.asarray(fc6) - whitening.mean) @ jnp.asarray(whitening.kernel), dtype=np.float32
+    )
+
+
+def measure_generator(
+    encoder: Encoder,
+    generator: Generator,
+    discriminator: Discriminator,
+    whitening: Whitening,
+    val: Dataset,
+    seed: int,
+    count: int = 1000,
+) -> dict[str, float]:
+    """Reconstruction of validation images, and what the discriminator says of real and g(N(0, I)).
+
+    ``discriminator_auc`` is the probability that a real image gets a higher logit than a
+    generated one, a draw counting one half.
+    """
+    real = val.images[:count]
+    codes = whiten(encode_all(encoder, real, "fc6"), whitening)
+    noise = np.random.default_rng(seed).normal(size=codes.shape).astype(np.float32)
+    rebuilt, dreamt = apply_in_batches(generator, codes), apply_in_batches(generator, noise)
+    target = real / 127.5 - 1.0
+    error = ((rebuilt - target) ** 2).mean((1, 2, 3))
+    on_real = apply_in_batches(discriminator, target.astype(np.float32))
+    on_fake = apply_in_batches(discriminator, dreamt)
+    wins = (on_real[:, None] > on_fake).mean() + 0.5 * (on_real[:, None] == on_fake).mean()
+    return {
+        "reconstruction_psnr_db": float(np.mean(10 * np.log10(4.0 / error))),
+        "discriminator_auc": float(wins),
+        "discriminator_log_probability_val": float(-np.logaddexp(0, -on_real).mean()),
+        "discriminator_log_probability_prior": float(-np.logaddexp(0, -on_fake).mean()),
+    }
+
+
+def apply_in_batches(module: nnx.Module, inputs: np.ndarray, batch_size: int = 250) -> np.ndarray:
+    """A module's outputs for many inputs, in float32."""
+    graph, params = nnx.split(module)
+    run = jax.jit(lambda params, batch: nnx.merge(graph, params)(batch))
+    return np.concatenate(
+        [
+            np.asarray(run(params, inputs[start : start + batch_size]), np.float32)
+            for start in range(0, len(inputs), batch_size)
+        ]
+    )

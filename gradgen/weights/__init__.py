@@ -1,0 +1,1 @@
+"""Files of weights: where they are, how they are read and written."""

@@ -1,0 +1,148 @@
+"""`gradgen sample` and `gradgen show` as a user meets them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from gradgen import run
+from gradgen.cli.app import main
+from gradgen.cli.show import rows
+from gradgen.samples import read_record
+
+SMALL = ["--method", "mala", "--budget", "20", "--num-chains", "2", "--block-size", "5"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The folder of a small run."""
+    folder = tmp_path_factory.mktemp("made") / "run"
+    assert main(["sample", "--class", "beacon", *SMALL, "--out", str(folder)]) == 0
+    return folder
+
+
+def test_sample_says_beta_and_prints_table_and_paths(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["sample", "--class", "n02814860", *SMALL, "--seed", "5"]) == 0
+    shown = capsys.readouterr()
+    weight = read_record(next((tmp_path / "runs").iterdir()))["settings"]["likelihood_weight"]
+    assert f"β = {weight:g} (recommended by tiny64)" in shown.err
+    assert "step 20/20" in shown.err
+    folder = next((tmp_path / "runs").iterdir())
+    assert folder.name.endswith("-beacon-mala-5")
+    assert f"run   runs/{folder.name}" in shown.out
+    assert f"grid  runs/{folder.name}/grid.png" in shown.out
+    assert (tmp_path / "runs" / folder.name / "grid.png").exists()
+    for heading in ("acceptance", "log p(class)", "‖z‖²", "R̂", "ESS"):
+        assert heading in shown.out
+
+
+def test_json_is_all_that_stdout_holds(made, capsys, tmp_path):
+    picture = made / "beacon-01.png"
+    arguments = ["sample", "--recipe", str(picture), "--out", str(tmp_path / "again"), "--json"]
+    assert main(arguments) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["same_pixels"] is True
+    assert result["run"] == str(tmp_path / "again")
+    assert result["pictures"] == ["beacon-01.png"]
+    assert result["classes"][0]["name"] == "beacon"
+
+
+def test_show_prints_the_recipe_and_a_runs_record(made, capsys):
+    assert main(["show", str(made / "beacon-00.png")]) == 0
+    shown = capsys.readouterr()
+    assert "settings.budget" in shown.out
+    assert "gradgen sample --recipe" in shown.err
+    assert main(["show", "--json", str(made / "beacon-00.png")]) == 0
+    assert json.loads(capsys.readouterr().out)["chain"] == 0
+    assert main(["show", "--json", str(made)]) == 0
+    assert json.loads(capsys.readouterr().out) == read_record(made)
+    assert main(["show", str(made)]) == 0
+    assert "wall_time_s" in capsys.readouterr().out
+
+
+def test_show_flattens_a_record_without_its_gaps():
+    record = {"a": {"b": 1.0, "c": None}, "d": [{"e": "x" * 99}, {"e": [1, 2]}]}
+    assert list(rows(record)) == [("a.b", "1"), ("d[0].e", "x" * 67 + "…"), ("d[1].e", "1, 2")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "no class given"),
+        (["--class", "beakon"], "beacon"),
+        (["--class", "crane"], "n02012849"),
+        (["--class", "beacon", "--budget", "0"], "budget 0"),
+        (["--class", "beacon", "--budget", "many"], "--budget"),
+        (["--class", "beacon", "--budget", "5"], "leapfrog"),
+        (["--class", "beacon", "--step-size", "nan"], "step-size nan"),
+        (["--class", "beacon", "--step-size", "tiny"], "step-size 'tiny'"),
+        (["--class", "beacon", "--method", "gibbs"], "map, mala, hmc"),
+        (["--class", "beacon", "--no-clip", "--clip-sigmas", "2"], "contradicts"),
+        (["--class", "beacon", "--stats", "missing.npz"], "missing.npz"),
+        (["--class", "beacon", "--bundle", "missing"], "no bundle 'missing'"),
+        (["--resume", "missing"], "not the folder of a run"),
+        (["--resume", "a", "--recipe", "b"], "exclude each other"),
+        (["--resume", "a", "--out", "b"], "drop --out"),
+        (["--recipe", "missing.png"], "missing.png"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_and_exit_code_2(
+    arguments, words, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(["sample", *arguments]) == 2
+    shown = capsys.readouterr()
+    assert words in shown.err
+    assert shown.err.count("\n") == 1
+    assert shown.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_resume_tells_of_a_finished_run_and_refuses_other_options(made, capsys):
+    assert main(["sample", "--resume", str(made)]) == 0
+    shown = capsys.readouterr()
+    assert "is finished" in shown.err
+    assert f"grid  {made / 'grid.png'}" in shown.out
+    assert main(["sample", "--resume", str(made), "--seed", "9"]) == 2
+    assert "seed: 9, not 0" in capsys.readouterr().err
+
+
+def test_ctrl_c_leaves_pictures_and_a_run_that_resumes_to_the_same_bits(tmp_path):
+    given = {"classes": ("beacon",), "method": "mala", "budget": 150, "num_chains": 2}
+    given |= {"block_size": 5, "step_size": 0.05}
+    options = [f"--{name.replace('_', '-')}={v}" for name, v in given.items() if name != "classes"]
+    folder = tmp_path / "run"
+    command = [sys.executable, "-m", "gradgen", "sample", "--class=beacon", f"--out={folder}"]
+    process = subprocess.Popen(
+        [*command, *options], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 120
+        state = folder / "checkpoint" / "state.npz"
+        while not state.exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 130, err
+    assert "gradgen sample --resume" in err
+    assert "Traceback" not in err
+    assert "interrupted" in out
+    record = read_record(folder)
+    assert record["status"] == "interrupted"
+    assert 0 < record["classes"][0]["steps"][0] < 150
+    assert (folder / "grid.png").exists()
+
+    assert main(["sample", "--resume", str(folder)]) == 0
+    undisturbed = run.begin(given, out=tmp_path / "undisturbed").execute()
+    with np.load(folder / "chains.npz") as resumed:
+        for name, values in undisturbed.arrays().items():
+            np.testing.assert_array_equal(resumed[name], values, err_msg=name)

