@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -113,7 +113,7 @@ def load_bundle(name: str | Path = "tiny64") -> Bundle:
         UsageError: there is no such bundle.
         GradgenError: its files are broken.
     """
-    return _load_bundle(_find(name, "bundle"))
+    return _load_bundle(find_weights(name))
 
 
 def load_classifier(name: str | Path = "lite0") -> Classifier:
@@ -123,13 +123,18 @@ def load_classifier(name: str | Path = "lite0") -> Classifier:
         UsageError: there is no such classifier.
         GradgenError: its files are broken.
     """
-    folder = _find(name, "classifier")
+    folder = find_weights(name, "classifier")
     if read_card(folder).get("kind") == "bundle":
         return _load_bundle(folder).classifier
     return _load_lite0(folder)
 
 
-def _find(name: str | Path, kind: str) -> Path:
+def find_weights(name: str | Path, kind: str = "bundle") -> Path:
+    """The folder of a bundle (or, with kind "classifier", of any classifier).
+
+    Raises:
+        UsageError: there is none of that name.
+    """
     embedded = weights_dir() / str(name)
     for folder in (embedded, Path(name)):
         if (folder / "card.json").is_file():
@@ -147,8 +152,30 @@ def _find(name: str | Path, kind: str) -> Path:
     )
 
 
-def _pure(module: nnx.Module) -> tuple[nnx.GraphDef, Params]:
-    return nnx.split(module)
+class Modules(NamedTuple):
+    """A bundle's networks as Flax modules."""
+
+    encoder: tiny64.Encoder
+    generator: tiny64.Generator
+    discriminator: tiny64.Discriminator
+
+
+def load_modules(folder: Path, num_classes: int, code_size: int) -> Modules:
+    """Read a bundle's networks.
+
+    Raises:
+        GradgenError: a file is missing, broken or does not fit its network.
+    """
+
+    def load(part: str, make: Callable[..., Any], *args: Any) -> Any:
+        module = nnx.eval_shape(lambda: make(*args, rngs=nnx.Rngs(0)))
+        return load_module(folder / f"{part}.safetensors", module)
+
+    return Modules(
+        load("classifier", tiny64.Encoder, num_classes),
+        load("generator", tiny64.Generator, code_size),
+        load("discriminator", tiny64.Discriminator),
+    )
 
 
 @cache
@@ -162,13 +189,10 @@ def _load_bundle(folder: Path) -> Bundle:
     except KeyError as missing:
         raise GradgenError(f"{folder / 'card.json'} lacks {missing}; restore the file") from None
 
-    def load(part: str, make: Callable[..., nnx.Module], *args: Any) -> nnx.Module:
-        module = nnx.eval_shape(lambda: make(*args, rngs=nnx.Rngs(0)))
-        return load_module(folder / f"{part}.safetensors", module)
-
-    encoder_graph, encoder_params = _pure(load("classifier", tiny64.Encoder, len(labels)))
-    generator_graph, generator_params = _pure(load("generator", tiny64.Generator, code_size))
-    critic_graph, critic_params = _pure(load("discriminator", tiny64.Discriminator))
+    modules = load_modules(folder, len(labels), code_size)
+    encoder_graph, encoder_params = nnx.split(modules.encoder)
+    generator_graph, generator_params = nnx.split(modules.generator)
+    critic_graph, critic_params = nnx.split(modules.discriminator)
     codes = load_arrays(folder / "codes.safetensors")
     sha = {
         part: file_sha256(folder / f"{part}.safetensors")
@@ -229,7 +253,7 @@ def _load_lite0(folder: Path) -> Classifier:
     card = read_card(folder)
     path = folder / "classifier.safetensors"
     module = nnx.eval_shape(lambda: efficientnet.EfficientNetLite0(rngs=nnx.Rngs(0)))
-    graph, params = _pure(load_module(path, module))
+    graph, params = nnx.split(load_module(path, module))
 
     def logits(params: Params, images: Array) -> Array:
         return nnx.merge(graph, params)(resize(images, efficientnet.INPUT_SIZE))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -34,7 +36,13 @@ def train(
     name: Annotated[str | None, typer.Option(help="Name in the card; the folder's.")] = None,
     code_size: Annotated[int, typer.Option(help="Units of z after whitening, at most 512.")] = 192,
     batch_size: Annotated[int, typer.Option(help="The generator gets half of it.")] = 128,
-    learning_rate: Annotated[float, typer.Option(help="Peak rate of the classifier.")] = 0.1,
+    start: Annotated[
+        str | None,
+        typer.Option("--from", help="Begin with this bundle's weights (name or folder)."),
+    ] = None,
+    learning_rate: Annotated[
+        float, typer.Option(help="Peak rate of the classifier; with --from, try 0.03.")
+    ] = 0.1,
     generator_rate: Annotated[float, typer.Option(help="Peak rate of the generator.")] = 4e-4,
     likelihood_weight: Annotated[
         float, typer.Option(help="The weight that the card recommends for pictures.")
@@ -56,8 +64,10 @@ def train(
     runtime.configure()
     import jax
 
-    from gradgen.training import adversarial, classifier, export, preview
+    from gradgen.training import adversarial, classifier, export, preview, warmstart
     from gradgen.training import data as datasets
+
+    earlier = None if start is None else warmstart.load_start(start)
 
     if precision == "auto":
         precision = "float32" if jax.default_backend() == "cpu" else "bfloat16"
@@ -83,6 +93,7 @@ def train(
             settings,
             folder / "checkpoints" / "classifier.msgpack",
             _reporter(bar.update, settings.minutes, batch_size),
+            start=None if earlier is None else earlier.modules.encoder,
         )
     temperature, metrics = export.measure_classifier(encoder, val)
     note(
@@ -106,6 +117,15 @@ def train(
         precision=precision,
         seed=seed,
     )
+    networks = None
+    if earlier is not None:
+        generator_settings = dataclasses.replace(generator_settings, adversarial_start=0.0)
+        old_fc6 = export.training_codes(earlier.modules.encoder, training)
+        old_codes = (old_fc6 - earlier.mean) @ earlier.kernel
+        networks = (
+            warmstart.turn_codes(earlier.modules.generator, old_codes, codes),
+            earlier.modules.discriminator,
+        )
     with progress("generator", total=round(generator_settings.minutes * 60), unit="s") as bar:
         generator, discriminator, generator_facts = adversarial.train_generator(
             training,
@@ -114,11 +134,9 @@ def train(
             generator_settings,
             folder / "checkpoints" / "generator.msgpack",
             _reporter(bar.update, generator_settings.minutes, generator_settings.batch_size),
+            start=networks,
         )
     metrics |= export.measure_generator(encoder, generator, discriminator, whitening, val, seed)
-    import dataclasses
-    import sys
-
     export.export_bundle(
         folder,
         name or folder.name,
@@ -132,6 +150,7 @@ def train(
         metrics=metrics,
         training={
             "command": " ".join(["gradgen", *sys.argv[1:]]),
+            **({} if earlier is None else {"from": earlier.describe()}),
             "classifier": {**dataclasses.asdict(settings), **classifier_facts},
             "generator": {**dataclasses.asdict(generator_settings), **generator_facts},
         },

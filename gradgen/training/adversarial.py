@@ -63,18 +63,22 @@ def train_generator(
     settings: GeneratorSettings,
     checkpoint: Path,
     on_report: Callable[[int, float, float, dict[str, float]], None] | None = None,
+    start: tuple[Generator, Discriminator] | None = None,
 ) -> tuple[Generator, Discriminator, dict[str, Any]]:
     """Train both; returns the generator with averaged weights, the discriminator, what was done.
 
     Args:
         encoder: trained, its norms folded.
         whitening: from fc6 to codes z that are N(0, I) in mean and covariance.
+        start: begin with these weights rather than at random.
     """
     code_size = whitening.kernel.shape[1]
     dtype = jnp.dtype(settings.precision)
     rngs = nnx.Rngs(settings.seed)
-    generator_graph, generator_state = nnx.split(Generator(code_size, rngs=rngs))
-    critic_graph, critic_state = nnx.split(Discriminator(rngs=rngs))
+    if start is None:
+        start = Generator(code_size, rngs=rngs), Discriminator(rngs=rngs)
+    generator_graph, generator_state = nnx.split(start[0])
+    critic_graph, critic_state = nnx.split(start[1])
     encoder_graph, encoder_state = nnx.split(encoder)
     optimizer = optax.scale_by_adam(b1=0.5, b2=0.99)
     generator_params = nnx.to_pure_dict(generator_state)

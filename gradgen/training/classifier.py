@@ -26,6 +26,9 @@ from gradgen.training.loop import (
     to_images,
     use_running_statistics,
 )
+from gradgen.training.warmstart import add_batch_norms
+
+FIRST_LOOK = 1000  # images that the norms of a warm start are fitted to
 
 
 @dataclass(frozen=True)
@@ -48,14 +51,20 @@ def train_classifier(
     settings: ClassifierSettings,
     checkpoint: Path,
     on_report: Callable[[int, float, float, dict[str, float]], None] | None = None,
+    start: Encoder | None = None,
 ) -> tuple[Encoder, dict[str, Any]]:
     """Train an encoder; returns it with averaged weights and folded norms, and what was done.
 
-    Resumes from ``checkpoint`` when it exists. The second value holds ``steps`` and
-    ``image_passes``.
+    Resumes from ``checkpoint`` when it exists; else begins with the weights of ``start``, if
+    given. The second value holds ``steps`` and ``image_passes``.
     """
     num_classes = len(train.classes)
-    module = Encoder(num_classes, norm=True, rngs=nnx.Rngs(settings.seed))
+    if start is None:
+        module = Encoder(num_classes, norm=True, rngs=nnx.Rngs(settings.seed))
+    else:
+        few = next(batches(len(train), min(len(train), FIRST_LOOK), settings.seed))
+        images = to_images(jnp.asarray(train.images[few]))
+        module = add_batch_norms(start, images, num_classes, settings.seed)
     graph, params, statistics = nnx.split(module, nnx.Param, nnx.BatchStat)
     dtype = jnp.dtype(settings.precision)
     decay_mask = jax.tree.map(lambda leaf: leaf.ndim > 1, nnx.to_pure_dict(params))
