@@ -76,7 +76,7 @@ def test_chain_ends_are_draws_from_the_exact_posterior(bundle, exact, method):
 
     settings = SamplerSettings(
         method=method,
-        budget=480,
+        budget=240,
         step_size=0.12 if method == "mala" else 0.2,
         num_integration_steps=8,
         step_jitter=0.2,

@@ -46,8 +46,14 @@ class Encoder(nnx.Module):
         self.fc7 = Affine(FC6_SIZE, 512, 0, norm=norm, rngs=rngs)
         self.fc8 = Affine(512, num_classes, 0, scale=0.5, rngs=rngs)
 
-    def __call__(self, images: Array, depth: int = 8) -> dict[str, Array]:
-        """images: (n, 64, 64, 3) in [-1, 1]. Returns the activations up to layer ``depth``."""
+    def __call__(
+        self, images: Array, depth: int = 8, dropout_key: Array | None = None
+    ) -> dict[str, Array]:
+        """images: (n, 64, 64, 3) in [-1, 1]. Returns the activations up to layer ``depth``.
+
+        dropout_key: given in training only: what fc7 and fc8 read loses half of its units, as in
+        CaffeNet.
+        """
         acts = {}
         acts["conv1"] = jax.nn.relu(self.conv1(space_to_depth(images)))
         hidden = jax.nn.relu(self.down2(space_to_depth(acts["conv1"])))
@@ -58,9 +64,18 @@ class Encoder(nnx.Module):
         acts["conv4"] = jax.nn.relu(hidden + self.conv4(hidden))
         acts["fc6"] = self.fc6(acts["conv4"].reshape(images.shape[0], -1))
         if depth > 6:
-            acts["fc7"] = jax.nn.relu(self.fc7(jax.nn.relu(acts["fc6"])))
-            acts["fc8"] = self.fc8(acts["fc7"])
+            hidden = _drop_half(jax.nn.relu(acts["fc6"]), dropout_key, 6)
+            acts["fc7"] = jax.nn.relu(self.fc7(hidden))
+            acts["fc8"] = self.fc8(_drop_half(acts["fc7"], dropout_key, 7))
         return acts
+
+
+def _drop_half(units: Array, key: Array | None, layer: int) -> Array:
+    """Set a random half of the units to 0 and double the rest; without a key, all stay."""
+    if key is None:
+        return units
+    kept = jax.random.bernoulli(jax.random.fold_in(key, layer), 0.5, units.shape)
+    return jnp.where(kept, 2 * units, 0)
 
 
 class Generator(nnx.Module):

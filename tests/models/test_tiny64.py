@@ -52,6 +52,26 @@ def test_activations_come_by_name_and_stop_at_the_depth_asked_for():
     assert "fc7" not in jax.eval_shape(lambda x: encoder(x, depth=6), images)
 
 
+def test_dropout_drops_half_and_keeps_the_mean():
+    units = jnp.full((100, 400), 3.0)
+    dropped = np.asarray(tiny64._drop_half(units, jax.random.key(0), 6))
+    assert set(np.unique(dropped)) == {0.0, 6.0}
+    # 40000 fair coins: five standard deviations
+    assert abs((dropped == 0).sum() - 20_000) < 5 * 100
+    np.testing.assert_array_equal(tiny64._drop_half(units, None, 6), units)
+
+
+def test_dropout_reaches_the_logits_but_no_code():
+    encoder = tiny64.Encoder(10, rngs=nnx.Rngs(0))
+    images = jnp.tanh(jax.random.normal(jax.random.key(1), (2, 64, 64, 3)))
+    plain, first, second = (
+        encoder(images, dropout_key=key) for key in (None, jax.random.key(0), jax.random.key(1))
+    )
+    np.testing.assert_array_equal(first["fc6"], plain["fc6"])
+    assert np.abs(first["fc8"] - plain["fc8"]).max() > 0.1
+    assert np.abs(first["fc8"] - second["fc8"]).max() > 0.1
+
+
 @pytest.fixture(scope="module")
 def bundle():
     return load_bundle("tiny64")
