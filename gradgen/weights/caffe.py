@@ -1,0 +1,240 @@
+"""Reading Caffe's files, and turning their blobs into the parameters of our modules.
+
+A caffemodel is a protobuf message NetParameter, in one of three generations: V2 (``layer``), V1
+(``layers``) and V0 (``layers`` that hold a ``layer``). The schema below has the fields that weights
+need and no others; protobuf skips the rest (diffs, solver settings, training data).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gradgen.errors import GradgenError
+
+if TYPE_CHECKING:
+    from flax import nnx
+
+
+@dataclass(frozen=True, eq=False)
+class CaffeLayer:
+    """A layer with weights: its name and its blobs in the file's shapes (float32)."""
+
+    name: str
+    blobs: tuple[np.ndarray, ...]
+
+
+def read_caffemodel(path: Path) -> list[CaffeLayer]:
+    """The layers of a caffemodel that hold blobs, in the file's order.
+
+    Raises:
+        GradgenError: the file is missing, truncated or no caffemodel.
+    """
+    from google.protobuf.message import DecodeError
+
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise GradgenError(f"{path}: {error.strerror}") from error
+    net = _messages()["NetParameter"]()
+    try:
+        net.ParseFromString(content)
+    except DecodeError as error:
+        raise GradgenError(
+            f"{path} is no caffemodel, or is cut short ({len(content)} bytes); fetch it again"
+        ) from error
+    found = [(layer.name, layer.blobs) for layer in net.layer]
+    for outer in net.layers:
+        inner = outer.layer if outer.HasField("layer") else outer
+        found.append((inner.name, inner.blobs))
+    layers = [
+        CaffeLayer(name, tuple(_array(path, name, blob) for blob in blobs))
+        for name, blobs in found
+        if blobs
+    ]
+    if not layers:
+        raise GradgenError(f"{path} holds no weights: is it a .caffemodel, not a .prototxt?")
+    return layers
+
+
+def _array(path: Path, layer: str, blob: Any) -> np.ndarray:
+    """A blob's numbers in its shape; legacy blobs have four dimensions, always."""
+    shape = tuple(blob.shape.dim) if blob.HasField("shape") else None
+    if shape is None:
+        shape = (blob.num, blob.channels, blob.height, blob.width)
+    if blob.data:  # packed, perhaps in pieces
+        values = np.frombuffer(b"".join(blob.data), "<f4")
+    else:  # one tag for each number; seldom, and slower
+        whole = _messages(packed=False)["BlobProto"]()
+        whole.ParseFromString(blob.SerializeToString())
+        values = np.array(whole.data or whole.double_data, np.float32)
+    if values.size != int(np.prod(shape)):
+        raise GradgenError(
+            f"{path}: layer {layer} has a blob of shape {shape} with {values.size} numbers; "
+            "the file is broken, fetch it again"
+        )
+    return values.astype(np.float32, copy=False).reshape(shape)
+
+
+@cache
+def _messages(packed: bool = True) -> dict[str, Any]:
+    """Message classes by name.
+
+    With ``packed`` a blob's data is declared as bytes: on the wire a packed list of floats is just
+    that, and 60 million Python floats need never exist. Data that is not packed then lands among
+    the unknown fields, where the other form of the schema finds it.
+    """
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+    field = descriptor_pb2.FieldDescriptorProto
+    data = field.TYPE_BYTES if packed else field.TYPE_FLOAT
+    one, many = field.LABEL_OPTIONAL, field.LABEL_REPEATED
+    text, whole, wide = field.TYPE_STRING, field.TYPE_INT32, field.TYPE_INT64
+    schema: dict[str, list[tuple[str, int, Any, int]]] = {
+        "BlobShape": [("dim", 1, wide, many)],
+        "BlobProto": [
+            ("num", 1, whole, one),
+            ("channels", 2, whole, one),
+            ("height", 3, whole, one),
+            ("width", 4, whole, one),
+            ("data", 5, data, many),
+            ("shape", 7, "BlobShape", one),
+            ("double_data", 8, field.TYPE_DOUBLE, many),
+        ],
+        "V0LayerParameter": [("name", 1, text, one), ("blobs", 50, "BlobProto", many)],
+        "V1LayerParameter": [
+            ("layer", 1, "V0LayerParameter", one),
+            ("name", 4, text, one),
+            ("blobs", 6, "BlobProto", many),
+        ],
+        "LayerParameter": [("name", 1, text, one), ("blobs", 7, "BlobProto", many)],
+        "NetParameter": [
+            ("layers", 2, "V1LayerParameter", many),
+            ("layer", 100, "LayerParameter", many),
+        ],
+    }
+    package = f"gradgen.caffe.{'packed' if packed else 'plain'}"
+    file = descriptor_pb2.FileDescriptorProto(
+        name=f"{package}.proto", package=package, syntax="proto2"
+    )
+    for message_name, fields in schema.items():
+        message = file.message_type.add(name=message_name)
+        for name, number, kind, label in fields:
+            added = message.field.add(name=name, number=number, label=label)
+            if isinstance(kind, str):
+                added.type, added.type_name = field.TYPE_MESSAGE, f".{package}.{kind}"
+            else:
+                added.type = kind
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return {
+        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{package}.{name}"))
+        for name in schema
+    }
+
+
+# --- blobs to parameters ----------------------------------------------------------------------
+
+
+def fill_from_caffe(
+    module: nnx.Module, layers: list[CaffeLayer], source: str, ignored: tuple[str, ...] = ()
+) -> nnx.Module:
+    """Fill a module of :mod:`gradgen.models` with a caffemodel's blobs, in place.
+
+    Args:
+        module: real or abstract (``nnx.eval_shape``).
+        layers: of :func:`read_caffemodel`.
+        source: what messages call the file.
+        ignored: beginnings of the names of layers that the module leaves out on purpose.
+
+    Raises:
+        GradgenError: layers that are missing, superfluous or of another shape; each is named.
+    """
+    import jax.numpy as jnp
+
+    wanted = caffe_layers(module)
+    given = {layer.name: layer for layer in layers if not layer.name.startswith(ignored or ("\0",))}
+    faults = [f"missing {name}" for name in wanted if name not in given]
+    faults += [f"unexpected {name}" for name in given if name not in wanted]
+    for name in wanted.keys() & given.keys():
+        layer, blobs = wanted[name], given[name].blobs
+        shapes = blob_shapes(layer)
+        fitted = [
+            fit
+            for blob, shape in zip(blobs, shapes, strict=False)
+            if (fit := _fitted(blob, shape)) is not None
+        ]
+        if not len(blobs) == len(fitted) == len(shapes):
+            found = " and ".join(str(blob.shape) for blob in blobs)
+            faults.append(f"{name} has blobs {found}, expected {' and '.join(map(str, shapes))}")
+            continue
+        kernel, bias = to_parameters(layer, fitted[0], fitted[1])
+        layer.kernel.set_value(jnp.asarray(kernel))
+        layer.bias.set_value(jnp.asarray(bias))
+    if faults:
+        more = f"; and {len(faults) - 8} more" if len(faults) > 8 else ""
+        raise GradgenError(f"{source} does not fit its network: {'; '.join(faults[:8])}{more}")
+    return module
+
+
+def caffe_layers(module: nnx.Module) -> dict[str, Any]:
+    """The layers of a module that hold weights, by Caffe's name."""
+    from flax import nnx
+
+    from gradgen.models.caffe_layers import Conv, Deconv, Dense
+
+    return {
+        str(path[-1]): layer
+        for path, layer in nnx.iter_modules(module)
+        if isinstance(layer, Conv | Deconv | Dense)
+    }
+
+
+def blob_shapes(layer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Caffe's shapes of a layer's two blobs: (out, in / groups, k, k), for a Deconvolution
+    (in, out, k, k), for an InnerProduct (out, in); and (out,)."""
+    from gradgen.models.caffe_layers import Deconv, Dense
+
+    shape = tuple(layer.kernel.shape)
+    if isinstance(layer, Dense):
+        return shape[::-1], shape[1:]
+    height, width, first, last = shape
+    if isinstance(layer, Deconv):
+        return (first, last, height, width), (last,)
+    return (last, first, height, width), (last,)
+
+
+def _fitted(blob: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
+    """The blob in this shape, if it differs by leading dimensions of 1 only."""
+    found = blob.shape
+    while len(found) > len(shape) and found[0] == 1:
+        found = found[1:]
+    return blob.reshape(shape) if found == shape else None
+
+
+def to_parameters(
+    layer: Any, weights: np.ndarray, bias: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Kernel and bias in our layout, from blobs in Caffe's shapes."""
+    from gradgen.models.caffe_layers import Deconv, Dense
+
+    if isinstance(layer, Dense):
+        if layer.input_shape is not None:  # columns from C x H x W to H x W x C
+            weights = weights.reshape(-1, *layer.input_shape).transpose(0, 2, 3, 1)
+            weights = weights.reshape(len(bias), -1)
+        if layer.output_shape is not None:  # rows likewise
+            order = np.arange(len(bias)).reshape(layer.output_shape).transpose(1, 2, 0).ravel()
+            weights, bias = weights[order], bias[order]
+        return weights.T, bias
+    if isinstance(layer, Deconv):
+        return deconvolution_kernel(weights), bias
+    return weights.transpose(2, 3, 1, 0), bias
+
+
+def deconvolution_kernel(weights: np.ndarray) -> np.ndarray:
+    """(in, out, k, k) -> (k, k, in, out), flipped: what a plain convolution takes."""
+    return weights[:, :, ::-1, ::-1].transpose(2, 3, 0, 1)
