@@ -121,7 +121,8 @@ def train(
     if earlier is not None:
         generator_settings = dataclasses.replace(generator_settings, adversarial_start=0.0)
         old_fc6 = export.training_codes(earlier.modules.encoder, training)
-        old_codes = (old_fc6 - earlier.mean) @ earlier.kernel
+        kept = float(earlier.card["code_variance_kept"])
+        old_codes = export.whiten(old_fc6, export.Whitening(earlier.mean, earlier.kernel, kept))
         networks = (
             warmstart.turn_codes(earlier.modules.generator, old_codes, codes),
             earlier.modules.discriminator,

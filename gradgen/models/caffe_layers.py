@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 from jax import Array, lax
 
-LAYOUT = ("NHWC", "HWIO", "NHWC")
+from gradgen.models.layers import LAYOUT
 
 
 class Conv(nnx.Module):
