@@ -1,14 +1,18 @@
 """Which likelihood weight should a bundle's card recommend for pictures? (a developer's tool)
 
-For each weight, short MALA chains of several classes are judged by lite0, a network that has no
-part in the sampling: `python -m gradgen.tools.choose_likelihood_weight --write`. The weight whose
-samples lite0 gives the highest mean log-probability of their class wins.
+For each weight, short MALA chains of several classes: `python -m
+gradgen.tools.choose_likelihood_weight --write`. The smallest weight wins at whose samples the
+bundle's own calibrated classifier gives the class more than even odds (mean log-probability above
+log 1/2): closest to the posterior among those whose pictures are of the class. What lite0 makes of
+them, a network that has no part in the sampling, stands beside it; tiny64's samples are at chance
+for it (log 1/1000 = -6.9) whatever the weight, so that it cannot choose.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 from typing import Any
 
 from gradgen import runtime
@@ -60,6 +64,14 @@ def measure(bundle: Bundle, weight: float, budget: int, chains: int, seed: int) 
     }
 
 
+def recommended(table: list[dict[str, Any]]) -> dict[str, Any]:
+    """The row of the smallest weight with more than even odds; else of the likeliest samples."""
+    enough = [row for row in table if row["own_log_probability"] > -math.log(2)]
+    if enough:
+        return min(enough, key=lambda row: row["weight"])
+    return max(table, key=lambda row: row["own_log_probability"])
+
+
 _functions: dict[str, Any] = {}
 
 
@@ -95,7 +107,7 @@ def main() -> None:
     for weight in WEIGHTS:
         table.append(measure(bundle, weight, options.budget, options.chains, options.seed))
         print(" ".join(f"{name} {value:.3g}" for name, value in table[-1].items()), flush=True)
-    best = max(table, key=lambda row: row["lite0_log_probability"])
+    best = recommended(table)
     print(f"recommended: {best['weight']:g}")
     if options.write:
         path = weights_dir() / options.bundle / "card.json"
