@@ -15,15 +15,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gradgen.bundle import Bundle, Classifier, load_bundle, load_classifier
+    from gradgen.bundle import load_bundle, load_classifier
     from gradgen.errors import GradgenError, UsageError
+    from gradgen.networks import Bundle, Classifier
     from gradgen.samples import Samples
     from gradgen.sampling import sample
     from gradgen.scoring import score
 
 _HOMES = {
-    "Bundle": "bundle",
-    "Classifier": "bundle",
+    "Bundle": "networks",
+    "Classifier": "networks",
     "load_bundle": "bundle",
     "load_classifier": "bundle",
     "GradgenError": "errors",

@@ -267,6 +267,12 @@ def tiny_imagenet_labels() -> Labels:
     return _packaged("tiny-imagenet-synsets.txt", "Tiny ImageNet")
 
 
+@functools.cache
+def places_labels() -> Labels:
+    """The 205 kinds of places of Places205 (Zhou et al. 2014), in the order of its classifier."""
+    return _packaged("places205.txt", "Places205")
+
+
 def _packaged(file: str, title: str) -> Labels:
     text = importlib.resources.files("gradgen").joinpath("data", file).read_text(encoding="utf-8")
     return Labels.from_lines(text.splitlines(), title)

@@ -7,16 +7,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from gradgen.bundle import Bundle, Classifier, load_bundle, load_classifier
+from gradgen.bundle import load_bundle, load_classifier
 from gradgen.errors import UsageError
 from gradgen.labels import Label, find_class, imagenet_labels
+from gradgen.networks import Bundle, Classifier, PublishedBounds
 from gradgen.settings import SampleSettings
-from gradgen.statistics import clip_bounds, load_statistics
+from gradgen.statistics import clip_bounds, load_statistics, published_bounds
 
 FALLBACK_CLASSIFIER = "lite0"  # knows all 1000 ImageNet classes
-# Between two looks at the chains: with tiny64 on two cores about three seconds, so that a bar
-# moves and Ctrl-C is answered.
-BLOCK_GRADIENTS, BLOCK_CHAIN_GRADIENTS = 50, 400
+# Between two looks at the chains: on two cores some seconds, so that a bar moves and Ctrl-C is
+# answered.
+BLOCK_GRADIENTS = 50
+BLOCK_MULTIPLY_ADDS = 50.4e9  # forward passes' alone: 400 of tiny64's pictures
 DEFAULT_SIGMAS = 3.0  # Nguyen et al. 2016: bounds of mean + 3 standard deviations
 
 
@@ -86,9 +88,10 @@ def batches_of(num_classes: int, num_chains: int, chain_batch: int | None) -> tu
     )
 
 
-def block_size(settings: SampleSettings, batch_size: int) -> int:
-    """Steps of a block, from the settings alone: the clock must not decide what is computed."""
-    gradients = min(BLOCK_GRADIENTS, BLOCK_CHAIN_GRADIENTS // batch_size)
+def block_size(settings: SampleSettings, batch_size: int, multiply_adds: float) -> int:
+    """Steps of a block, from settings and networks alone: the clock must not decide what is
+    computed. multiply_adds: of one picture (:class:`gradgen.networks.Bundle`)."""
+    gradients = min(BLOCK_GRADIENTS, int(BLOCK_MULTIPLY_ADDS / multiply_adds) // batch_size)
     per_step = settings.num_integration_steps if settings.method == "hmc" else 1
     return max(1, gradients // per_step)
 
@@ -115,7 +118,8 @@ def prepare(
             missing or do not fit.
         GradgenError: weights that are missing or broken.
     """
-    bundle = load_bundle(settings.bundle) if bundle is None else bundle
+    if bundle is None:
+        bundle = load_bundle(settings.bundle, generator=settings.generator)
     notes: list[str] = []
     recommended = bundle.card.get("recommended", {})
     weight = settings.likelihood_weight
@@ -130,14 +134,17 @@ def prepare(
                 f"using the classifier {classifier.name}"
             )
         box, scope = (bounds, "file") if bounds else _bounds(settings, bundle, classifier, label)
-        if settings.clip_scope is None and scope == "all":
+        own_table = not isinstance(bundle.code_statistics, PublishedBounds)
+        if settings.clip_scope is None and scope == "all" and own_table:
             notes.append(
                 f"{bundle.name} has no statistics of {label.name}; clipping to all classes'"
             )
         jobs.append(ClassJob(query, label, classifier, weight, box, scope))
     _refuse_repeated(jobs)
     batches = batches_of(len(jobs), settings.num_chains, settings.chain_batch)
-    steps_a_block = settings.block_size or block_size(settings, batches[0].size)
+    steps_a_block = settings.block_size or block_size(
+        settings, batches[0].size, bundle.multiply_adds
+    )
     if only_chain is not None:
         batches = tuple(b for b in batches if b.start <= only_chain < b.start + b.size)
     return Plan(
@@ -180,8 +187,20 @@ def _bounds(
             raise UsageError(
                 f"{settings.statistics} holds bounds and no deviations; drop clip-sigmas"
             )
-        return clip_bounds(statistics.mean, statistics.std, sigmas), "file"
+        return clip_bounds(statistics.mean, statistics.std, sigmas, bundle.code_floor), "file"
     table = bundle.code_statistics
+    if table is None:
+        raise UsageError(
+            f"no bounds come with the codes of {bundle.generator.name}; measure some by 'gradgen "
+            "stats --images DIR' with the same --generator, and give them as stats; or no-clip"
+        )
+    if isinstance(table, PublishedBounds):
+        if settings.clip_scope == "class":
+            raise UsageError(
+                f"{table.source} published one set of bounds for all classes; measure those of "
+                f"{label.name} by 'gradgen stats --images DIR', and give them as stats"
+            )
+        return published_bounds(table, DEFAULT_SIGMAS if sigmas is None else sigmas), "all"
     own = classifier is bundle.classifier  # a bundle's classes may have no synset ids
     row = label if own else table.labels.by_synset(label.synset)
     if settings.clip_scope == "class" and row is None:

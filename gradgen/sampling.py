@@ -18,11 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gradgen.bundle import Bundle, Classifier, load_bundle
+from gradgen.bundle import load_bundle
 from gradgen.errors import GradgenError, UsageError
 from gradgen.images import to_uint8
 from gradgen.inference import ChainState, Evaluation, SamplerSettings, run_chains
 from gradgen.inference.chain import BlockProgress, ChainResult
+from gradgen.networks import Bundle, Classifier
 from gradgen.plan import Batch, ClassJob, Plan, prepare
 from gradgen.record import Part, collect
 from gradgen.samples import Samples

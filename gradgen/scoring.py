@@ -19,7 +19,7 @@ from gradgen.images import ImageSource, find_images
 from gradgen.streaming import BATCH_SIZE, stream
 
 if TYPE_CHECKING:
-    from gradgen.bundle import Bundle
+    from gradgen.networks import Bundle, Network
 
 GIVEN = "(given in Python)"  # the group of pictures that are not files
 
@@ -58,7 +58,7 @@ class Scores:
     images: tuple[ImageScore, ...]
     groups: tuple[GroupScore, ...]
     failures: tuple[UnreadableImage, ...]
-    bundle: str
+    discriminator: str
     discriminator_sha256: str
 
     @property
@@ -92,6 +92,9 @@ def score(
     batch_size: int = BATCH_SIZE,
     threads: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    *,
+    discriminator: str | None = None,
+    batch_statistics: bool = False,
 ) -> Scores:
     """Score pictures by a bundle's discriminator.
 
@@ -99,6 +102,9 @@ def score(
     all that it holds), a Pillow image or an array (H, W, 3), uint8 or floating point in [-1, 1];
     an array (n, H, W, 3) is n pictures. Each is scaled to the discriminator's size.
     bundle: a Bundle or what `load_bundle` takes. on_progress(done, total) after each batch.
+    discriminator: another one than the bundle's, as `load_bundle` takes it. batch_statistics:
+    DCGAN as it was published, normalised by the batch at hand: a picture's score then depends on
+    the pictures beside it and on batch_size.
 
     A file that cannot be read is listed in `.failures`, the rest is scored. Raises UsageError
     when a path does not exist or nothing is given.
@@ -106,14 +112,11 @@ def score(
     sources, groups = _sources(images)
     if not sources:
         raise UsageError("no images to score")
-    if isinstance(bundle, str | os.PathLike):
-        from gradgen.bundle import load_bundle
-
-        bundle = load_bundle(bundle if isinstance(bundle, str) else Path(bundle))
+    network = _discriminator(bundle, discriminator, batch_statistics)
     scored: list[ImageScore] = []
     failures: list[UnreadableImage] = []
     names = [_name(source, i) for i, source in enumerate(sources)]
-    for chunk in stream(bundle.discriminator, sources, bundle.image_size, batch_size, threads):
+    for chunk in stream(network, sources, batch_size, threads):
         for i, value in zip(chunk.indices.tolist(), chunk.outputs.tolist(), strict=True):
             scored.append(ImageScore(names[i], groups[i], value))
         failures.extend(UnreadableImage(names[f.index], f.message) for f in chunk.failures)
@@ -123,9 +126,29 @@ def score(
         tuple(scored),
         tuple(grouped(scored)),
         tuple(failures),
-        bundle.name,
-        bundle.discriminator.sha256,
+        network.name,
+        network.sha256,
     )
+
+
+def _discriminator(
+    bundle: Bundle | str | os.PathLike[str], name: str | None, batch_statistics: bool
+) -> Network:
+    if isinstance(bundle, str | os.PathLike):
+        from gradgen.bundle import load_bundle
+
+        bundle = load_bundle(
+            bundle if isinstance(bundle, str) else Path(bundle), discriminator=name
+        )
+    elif name is not None:
+        raise UsageError("a bundle that is loaded has its discriminator; give the bundle by name")
+    if not batch_statistics:
+        return bundle.discriminator
+    from gradgen.originals import DISCRIMINATOR, load_dcgan
+
+    if bundle.parts.discriminator is not load_dcgan:
+        raise UsageError(f"batch-statistics is for {DISCRIMINATOR} alone; add discriminator dcgan")
+    return load_dcgan(batch_statistics=True)
 
 
 def group_score(group: str, log_probabilities: np.ndarray) -> GroupScore:

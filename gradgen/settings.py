@@ -29,6 +29,8 @@ class SampleSettings:
     Attributes:
         classes: names, synset ids or indices; each gives one row of the grid.
         bundle: name or folder of the networks.
+        generator: another one than the bundle's own, with its encoder and bounds: a name or folder
+            (:func:`gradgen.bundle.load_bundle`).
         classifier: name of another classifier than the bundle's own; ``None``: the bundle's own,
             or lite0 for a class that only lite0 knows.
         method: ``map``, ``mala`` or ``hmc``.
@@ -59,6 +61,7 @@ class SampleSettings:
 
     classes: tuple[str, ...]
     bundle: str = "tiny64"
+    generator: str | None = None
     classifier: str | None = None
     method: str = "hmc"
     preset: str | None = None

@@ -21,6 +21,7 @@ import numpy as np
 from gradgen.errors import GradgenError, UsageError
 from gradgen.images import ImageSource
 from gradgen.labels import Label, find_class, imagenet_labels
+from gradgen.networks import CodeStatistics, PublishedBounds
 from gradgen.plots import png_bytes
 from gradgen.streaming import BATCH_SIZE, stream
 from gradgen.weights.store import write_atomically
@@ -28,7 +29,7 @@ from gradgen.weights.store import write_atomically
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from gradgen.bundle import Bundle
+    from gradgen.networks import Bundle
 
 FORMAT = "gradgen statistics 1"
 LISTED_FAILURES = 100  # unreadable files that a record names; it counts them all
@@ -111,13 +112,34 @@ class RunningMoments:
 
 
 def clip_bounds(
-    mean: np.ndarray, std: np.ndarray, sigmas: float = 3.0
+    mean: np.ndarray, std: np.ndarray, sigmas: float = 3.0, floor: float | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """mean ∓ sigmas · std: (lower, upper), float32, of any shape."""
+    """mean ∓ sigmas · std: (lower, upper), float32, of any shape.
+
+    floor: the lower bound of all units instead, for codes that have one (0 after a rectifier:
+    Nguyen et al. 2016).
+    """
     check_sigmas(sigmas)
     width = np.float32(sigmas) * np.asarray(std, np.float32)
     centre = np.asarray(mean, np.float32)
-    return centre - width, centre + width
+    lower = centre - width if floor is None else np.full_like(centre, floor)
+    return lower, np.maximum(lower, centre + width)
+
+
+def published_bounds(table: PublishedBounds, sigmas: float) -> tuple[np.ndarray, np.ndarray]:
+    """(lower, upper) as they were published for so many standard deviations.
+
+    Raises:
+        UsageError: none were.
+    """
+    if sigmas not in table.upper:
+        there = ", ".join(f"{number:g}" for number in table.upper)
+        raise UsageError(
+            f"the bounds of {table.source} are for {there} standard deviations, not {sigmas:g}; "
+            "others: 'gradgen stats --images DIR --sigmas'"
+        )
+    upper = table.upper[sigmas]
+    return np.zeros_like(upper), upper
 
 
 def check_sigmas(sigmas: float) -> None:
@@ -159,7 +181,7 @@ def from_images(
     moments = RunningMoments(bundle.code_size)
     unreadable: list[str] = []
     failed = 0
-    for chunk in stream(bundle.encoder, sources, bundle.image_size, batch_size, threads):
+    for chunk in stream(bundle.encoder, sources, batch_size, threads):
         moments.update(chunk.outputs)
         failed += len(chunk.failures)
         unreadable.extend(f.message for f in chunk.failures[: LISTED_FAILURES - len(unreadable)])
@@ -172,22 +194,33 @@ def from_images(
         )
     record = _record(bundle, "images", class_name, sigmas, moments.count)
     record |= {"unreadable": failed, "unreadable_files": unreadable}
-    return _statistics(moments.mean, moments.std, sigmas, record)
+    return _statistics(moments.mean, moments.std, sigmas, record, bundle.code_floor)
 
 
 def from_bundle(bundle: Bundle, label: Label | None = None, sigmas: float = 3.0) -> Statistics:
-    """Statistics of the training codes that come with the bundle.
+    """The statistics that come with the bundle: of its training codes, or published bounds.
 
     label: of `bundle.code_statistics.labels`; None for all classes together.
     """
     table = bundle.code_statistics
+    if table is None:
+        raise UsageError(f"no statistics come with {bundle.name}'s codes; give pictures: --images")
+    if isinstance(table, PublishedBounds):
+        record = {
+            "source": "published",
+            "by": table.source,
+            "class": None,
+            "sigmas": sigmas,
+            "bundle": bundle.name,
+        }
+        return Statistics(*published_bounds(table, sigmas), record=record)
     mean, std = (
         (table.mean, table.std)
         if label is None
         else (table.class_mean[label.index], table.class_std[label.index])
     )
     record = _record(bundle, "bundle", None if label is None else str(label), sigmas, None)
-    return _statistics(mean, std, sigmas, record)
+    return _statistics(mean, std, sigmas, record, bundle.code_floor)
 
 
 def from_samples(
@@ -202,7 +235,7 @@ def from_samples(
     moments.update(codes)
     record = _record(bundle, "samples", str(label), sigmas, moments.count)
     record["sampling"] = sampling
-    return _statistics(moments.mean, moments.std, sigmas, record)
+    return _statistics(moments.mean, moments.std, sigmas, record, bundle.code_floor)
 
 
 def find_label(bundle: Bundle, query: str) -> tuple[Label, bool]:
@@ -210,9 +243,8 @@ def find_label(bundle: Bundle, query: str) -> tuple[Label, bool]:
 
     Looks in the bundle's classes first, then in ImageNet's; raises UsageError like `Labels.find`.
     """
-    own = bundle.code_statistics.labels
-    where, label = find_class(query, (own, imagenet_labels()))
-    return label, where == 0
+    where, label = find_class(query, (bundle.labels, imagenet_labels()))
+    return label, where == 0 and isinstance(bundle.code_statistics, CodeStatistics)
 
 
 def _record(
@@ -229,9 +261,13 @@ def _record(
 
 
 def _statistics(
-    mean: np.ndarray, std: np.ndarray, sigmas: float, record: dict[str, Any]
+    mean: np.ndarray,
+    std: np.ndarray,
+    sigmas: float,
+    record: dict[str, Any],
+    floor: float | None,
 ) -> Statistics:
-    lower, upper = clip_bounds(mean, std, sigmas)
+    lower, upper = clip_bounds(mean, std, sigmas, floor)
     mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
     return Statistics(lower, upper, mean, std, record)
 

@@ -19,7 +19,7 @@ import numpy as np
 from gradgen.images import ImageError, ImageSource, load_image
 
 if TYPE_CHECKING:
-    from gradgen.bundle import Network
+    from gradgen.networks import Network
 
 BATCH_SIZE = 32
 MAX_THREADS = 8
@@ -50,30 +50,33 @@ class Chunk:
 def stream(
     network: Network,
     sources: Iterable[ImageSource],
-    image_size: int,
     batch_size: int = BATCH_SIZE,
     threads: int | None = None,
 ) -> Iterator[Chunk]:
     """Evaluate `network` on every readable picture, in order.
 
-    network: apply(params, images (n, S, S, 3)) -> (n, …), each row a function of its own picture.
-    image_size: S; pictures are scaled and cropped to it (`gradgen.images.load_image`).
+    network: apply(params, images (n, S, S, 3)) -> (n, …), S its `input_size`, to which pictures are
+    scaled and cropped (`gradgen.images.load_image`).
     threads: that decode; one a core, up to MAX_THREADS, if None. At most two batches of decoded
     pictures wait at any time. A last batch that is not full is filled up with grey, so that all
-    batches have one shape.
+    batches have one shape, unless the network looks at the batch as a whole.
     """
     evaluate = functools.partial(_compiled(network.apply), network.params)
-    images = np.zeros((batch_size, image_size, image_size, 3), np.float32)
+    size = network.input_size
+    images = np.zeros((batch_size, size, size, 3), np.float32)
     indices: list[int] = []
     failures: list[Failure] = []
     done = 0
 
     def chunk() -> Chunk:
+        if not indices:
+            return Chunk(np.array([], np.int64), _nothing(), tuple(failures), done)
         images[len(indices) :] = 0.0
-        outputs = np.asarray(evaluate(images))[: len(indices)] if indices else _nothing()
+        batch = images if network.per_image else images[: len(indices)]
+        outputs = np.asarray(evaluate(batch))[: len(indices)]
         return Chunk(np.array(indices, np.int64), outputs, tuple(failures), done)
 
-    load = functools.partial(load_image, size=image_size)
+    load = functools.partial(load_image, size=size)
     for index, result in enumerate(_read_ahead(load, sources, 2 * batch_size, threads)):
         done = index + 1
         if isinstance(result, ImageError):

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gradgen.bundle import Apply, Bundle, Classifier
 from gradgen.inference.types import Evaluation
+from gradgen.networks import Apply, Bundle, Classifier
 
 LOG_2PI = 1.8378770664093453
 

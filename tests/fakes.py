@@ -5,9 +5,16 @@ from types import SimpleNamespace
 import jax.numpy as jnp
 
 
-def network(apply, params=None, sha256="0" * 64):
-    """What gradgen.bundle.Network offers to those who only evaluate it."""
-    return SimpleNamespace(apply=apply, params=params or {}, sha256=sha256, name="fake", card={})
+def network(apply, params=None, sha256="0" * 64, input_size=8, per_image=True):
+    """What gradgen.networks.Network offers to those who only evaluate it."""
+    return SimpleNamespace(
+        apply=apply,
+        params=params or {},
+        sha256=sha256,
+        name="fake",
+        input_size=input_size,
+        per_image=per_image,
+    )
 
 
 def brightness_discriminator(slope=0.5):
@@ -24,11 +31,11 @@ def colour_encoder():
     return network(lambda params, images: images.mean(axis=(1, 2)), sha256="e" * 64)
 
 
-def bundle(image_size=8, **parts):
+def bundle(**parts):
     """Just enough of a bundle for scoring and statistics."""
     defaults = {
         "name": "fake",
-        "image_size": image_size,
+        "code_floor": None,
         "code_size": 3,
         "discriminator": brightness_discriminator(),
         "encoder": colour_encoder(),

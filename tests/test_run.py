@@ -174,12 +174,12 @@ def test_a_recipe_makes_the_same_pixels_again(whole, tmp_path):
 def test_the_recipe_of_an_interrupted_runs_picture_stops_where_it_did(whole, tmp_path):
     begun = run.begin(GIVEN, out=tmp_path / "run")
     begun.execute(stop=stop_after(2))
-    picture = tmp_path / "run" / "goldfish-00.png"
+    picture = tmp_path / "run" / "goldfish-01.png"
     assert read_recipe(picture)["steps"] == 10
     samples = run.from_recipe(picture, {}, out=tmp_path / "again").execute()
     assert samples.record["classes"][0]["steps"] == [10]
     assert run.same_pixels(picture, samples.images[0])[0]
-    assert not run.same_pixels(whole[0] / "goldfish-00.png", samples.images[0])[0]
+    assert not run.same_pixels(whole[0] / "goldfish-01.png", samples.images[0])[0]
 
 
 def test_recipes_that_cannot_be_followed_are_refused(whole, tmp_path):

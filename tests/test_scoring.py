@@ -161,7 +161,7 @@ def test_csv_and_dictionary_hold_the_same_numbers(folders, tmp_path):
 def run(monkeypatch):
     import gradgen.bundle
 
-    monkeypatch.setattr(gradgen.bundle, "load_bundle", lambda name: fakes.bundle())
+    monkeypatch.setattr(gradgen.bundle, "load_bundle", lambda name, discriminator: fakes.bundle())
 
     def run(*arguments):
         return CliRunner().invoke(program.app, ["score", *map(str, arguments)])

@@ -14,6 +14,7 @@ from gradgen import statistics
 from gradgen.cli import app as program
 from gradgen.errors import GradgenError, UsageError
 from gradgen.labels import Labels, imagenet_labels
+from gradgen.networks import CodeStatistics
 from tests import fakes
 
 NUMBERS = st.floats(-1e3, 1e3, allow_subnormal=False)
@@ -174,14 +175,14 @@ def table_bundle():
         "std": np.ones(3, np.float32),
         "labels": Labels.from_lines(lines),
     }
-    return fakes.bundle(code_statistics=fakes.SimpleNamespace(**table))
+    return fakes.bundle(labels=table["labels"], code_statistics=CodeStatistics(**table))
 
 
 @pytest.fixture
 def run(monkeypatch, tmp_path, table_bundle):
     import gradgen.bundle
 
-    monkeypatch.setattr(gradgen.bundle, "load_bundle", lambda name: table_bundle)
+    monkeypatch.setattr(gradgen.bundle, "load_bundle", lambda name, generator: table_bundle)
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments):

@@ -22,6 +22,7 @@ from gradgen.cli.score import score
 from gradgen.cli.show import show
 from gradgen.cli.stats import stats
 from gradgen.cli.train import train
+from gradgen.cli.weights import weights
 
 DEBUG_VARIABLE = "GRADGEN_DEBUG"
 COMMANDS: tuple[Callable[..., int | None], ...] = (
@@ -70,6 +71,7 @@ def _global_options(
 
 for _command in COMMANDS:
     app.command()(_command)
+app.add_typer(weights)
 
 
 def _take_debug(arguments: Sequence[str]) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -38,6 +37,7 @@ def classes(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON on standard output.")] = False,
 ) -> None:
     """List the classes, with their index in each classifier that knows them."""
+    from gradgen.catalog import bundle_labels
     from gradgen.labels import find_class, imagenet_labels
 
     name, own = bundle_labels(bundle)
@@ -57,28 +57,6 @@ def classes(
     common.print_table(as_table(rows, tuple(lists)))
     known = ", ".join(f"{sum(title in row.indices for row in rows)} in {title}" for title in lists)
     common.note(f"{len(rows)} {'class' if len(rows) == 1 else 'classes'}: {known}")
-
-
-def bundle_labels(bundle: str) -> tuple[str, Labels]:
-    """The name and the classes of a bundle, from its card alone.
-
-    Raises:
-        UsageError: there is no such bundle.
-    """
-    from gradgen.errors import UsageError
-    from gradgen.labels import Labels
-    from gradgen.weights.store import read_card, weights_dir
-
-    for folder in (weights_dir() / bundle, Path(bundle)):
-        if (folder / "card.json").is_file():
-            card = read_card(folder)
-            if isinstance(card.get("labels"), list):
-                name = str(card.get("name", folder.name))
-                return name, Labels.from_lines(card["labels"], title=name)
-    raise UsageError(
-        f"there is no bundle {bundle!r}: give the name of an embedded one or a folder that "
-        "`gradgen train` wrote"
-    )
 
 
 def merge(found: dict[str, Iterable[Label]], lists: dict[str, Labels]) -> list[Row]:

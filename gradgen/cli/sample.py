@@ -43,12 +43,21 @@ def sample(
         str | None,
         _option("--bundle", panel=TARGET, help="Networks: a name or a folder.", default="tiny64"),
     ] = None,
+    generator: Annotated[
+        str | None,
+        _option(
+            "--generator",
+            panel=TARGET,
+            help="Another generator and its codes: deepsim-fc6, -fc7, -pool5, or a bundle's.",
+            default="the bundle's own",
+        ),
+    ] = None,
     classifier: Annotated[
         str | None,
         _option(
             "--classifier",
             panel=TARGET,
-            help="Another classifier, tiny64 or lite0.",
+            help="Another classifier: lite0, or a bundle's.",
             default="the bundle's own; lite0 for a class that only lite0 knows",
         ),
     ] = None,
@@ -253,7 +262,8 @@ def sample(
     from gradgen.errors import UsageError
 
     options = {
-        "classes": classes, "bundle": bundle, "classifier": classifier, "method": method,
+        "classes": classes, "bundle": bundle, "generator": generator,
+        "classifier": classifier, "method": method,
         "likelihood_weight": likelihood_weight, "preset": preset, "budget": budget,
         "step_size": parse_step_size(step_size), "step_decay": step_decay,
         "step_decay_offset": step_decay_offset, "noise_scale": noise_scale,

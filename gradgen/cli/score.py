@@ -34,6 +34,17 @@ def score(
     show_all: Annotated[
         bool, typer.Option("--all", help=f"A row for each picture, even beyond {LISTED}.")
     ] = False,
+    discriminator: Annotated[
+        str | None,
+        typer.Option(help="Another discriminator than the bundle's: dcgan, or a bundle's."),
+    ] = None,
+    batch_statistics: Annotated[
+        bool,
+        typer.Option(
+            "--batch-statistics",
+            help="DCGAN as published: scores depend on the other pictures of a batch.",
+        ),
+    ] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures evaluated at a time.")] = 32,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads that decode [default: one a core, up to 8].")
@@ -56,7 +67,13 @@ def score(
 
     with progress("scoring", total=len(files), unit="images") as shown:
         scores = score_images(
-            files, bundle, batch_size, threads, lambda done, _: shown.update(done)
+            files,
+            bundle,
+            batch_size,
+            threads,
+            lambda done, _: shown.update(done),
+            discriminator=discriminator,
+            batch_statistics=batch_statistics,
         )
     if as_json:
         print(json.dumps(scores.to_dict(), indent=2))
@@ -73,9 +90,7 @@ def score(
 
 def _show(scores: Scores, show_all: bool) -> None:
     each = show_all or len(scores.images) <= LISTED
-    table = Table(
-        caption=f"log-probability of being real (nats) by the discriminator of {scores.bundle}"
-    )
+    table = Table(caption=f"log-probability of being real (nats) by {scores.discriminator}")
     table.add_column("pictures", overflow="fold")
     table.add_column("number", justify="right")
     table.add_column("log p(real)", justify="right")

@@ -12,8 +12,8 @@ from gradgen.cli.common import err, note, out, progress, quiet_pillow, warn
 from gradgen.errors import UsageError
 
 if TYPE_CHECKING:
-    from gradgen.bundle import Bundle
     from gradgen.labels import Label
+    from gradgen.networks import Bundle
     from gradgen.sampling import SampleProgress
     from gradgen.statistics import Statistics
 
@@ -45,6 +45,10 @@ def stats(
     ] = None,
     plot: Annotated[bool, typer.Option(help="Draw a plot beside the file.")] = True,
     bundle: Annotated[str, typer.Option(help="The bundle: a name or a folder.")] = "tiny64",
+    generator: Annotated[
+        str | None,
+        typer.Option(help="Another generator's codes: deepsim-fc7, deepsim-pool5, a bundle."),
+    ] = None,
     samples: Annotated[
         bool, typer.Option("--samples", help="From posterior samples even if there is a table.")
     ] = False,
@@ -86,7 +90,7 @@ def stats(
         files = _find(images)
         from gradgen.bundle import load_bundle
 
-        loaded = load_bundle(bundle)
+        loaded = load_bundle(bundle, generator=generator)
         label, in_table = st.find_label(loaded, class_name) if class_name else (None, True)
         name = label.slug if label else "images" if files else "all"
         if files:
@@ -202,8 +206,9 @@ def _title(record: dict[str, Any]) -> str:
         "bundle": f"the table of {record.get('bundle')}",
         "samples": f"{record.get('count')} posterior samples",
         "text": f"plain text bounds {record.get('file')}",
+        "published": f"{record.get('sigmas')} sigma bounds of {record.get('by')}",
     }[record["source"]]
-    if record["source"] == "text":
+    if record["source"] in ("text", "published"):
         return source
     if record["source"] == "images" and not record.get("class"):
         return f"code statistics from {source}, mean ± {record['sigmas']:g} std"

@@ -19,6 +19,7 @@ from gradgen.models.layers import Affine, Residual, depth_to_space, leaky_relu, 
 
 IMAGE_SIZE = 64
 FC6_SIZE = 512
+MULTIPLY_ADDS = 126e6  # of generator and classifier, for one picture
 
 
 class Encoder(nnx.Module):

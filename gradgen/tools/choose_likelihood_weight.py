@@ -11,7 +11,6 @@ for it (log 1/1000 = -6.9) whatever the weight, so that it cannot choose.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from typing import Any
 
@@ -24,10 +23,12 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 from jax import Array  # noqa: E402
 
-from gradgen.bundle import Bundle, load_bundle, load_classifier  # noqa: E402
+from gradgen.bundle import load_bundle, load_classifier  # noqa: E402
+from gradgen.catalog import find_weights  # noqa: E402
 from gradgen.inference import Evaluation, SamplerSettings, run_chains  # noqa: E402
+from gradgen.networks import Bundle  # noqa: E402
 from gradgen.target import make_target  # noqa: E402
-from gradgen.weights.store import weights_dir, write_atomically  # noqa: E402
+from gradgen.weights.store import read_card, write_card  # noqa: E402
 
 CLASSES = (
     "beacon", "goldfish", "lemon", "school bus", "monarch", "jellyfish", "king penguin", "pizza",
@@ -110,15 +111,15 @@ def main() -> None:
     best = recommended(table)
     print(f"recommended: {best['weight']:g}")
     if options.write:
-        path = weights_dir() / options.bundle / "card.json"
-        card = json.loads(path.read_text(encoding="utf-8"))
+        folder = find_weights(options.bundle)
+        card = read_card(folder)
         card["recommended"] = {
             "likelihood_weight": best["weight"],
             "chosen_by": "python -m gradgen.tools.choose_likelihood_weight "
             f"--budget {options.budget} --chains {options.chains} --seed {options.seed}",
             "measured": table,
         }
-        write_atomically(path, (json.dumps(card, indent=1, ensure_ascii=False) + "\n").encode())
+        write_card(folder, card)
 
 
 if __name__ == "__main__":

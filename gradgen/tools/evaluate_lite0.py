@@ -109,7 +109,7 @@ def main() -> None:
 
     from gradgen.bundle import load_classifier
     from gradgen.training.classifier import fit_temperature
-    from gradgen.weights.store import read_card, weights_dir, write_atomically
+    from gradgen.weights.store import read_card, weights_dir, write_card
 
     classifier = load_classifier("lite0")
     photos, photo_indices = read_photos(arguments.photos)
@@ -146,9 +146,7 @@ def main() -> None:
     print(json.dumps(figures, indent=2))
     if arguments.write:
         folder = weights_dir() / "lite0"
-        card = {**read_card(folder), "metrics": {"command": COMMAND, **figures}}
-        text = json.dumps(card, indent=2, ensure_ascii=False)
-        write_atomically(folder / "card.json", f"{text}\n".encode())
+        write_card(folder, {**read_card(folder), "metrics": {"command": COMMAND, **figures}})
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +21,7 @@ from gradgen.training.classifier import (
     predict_logits,
 )
 from gradgen.training.data import Dataset
-from gradgen.weights.store import file_sha256, save_arrays, save_module, write_atomically
+from gradgen.weights.store import file_sha256, save_arrays, save_module, write_card
 
 
 @dataclass(frozen=True)
@@ -143,8 +142,7 @@ def export_bundle(
         },
         "labels": list(train.classes),
     }
-    text = json.dumps(card, indent=1, ensure_ascii=False) + "\n"
-    write_atomically(folder / "card.json", text.encode())
+    write_card(folder, card)
 
 
 def whiten(fc6: np.ndarray, whitening: Whitening) -> np.ndarray:

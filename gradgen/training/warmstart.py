@@ -14,7 +14,8 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from gradgen.bundle import Modules, find_weights, load_modules
+from gradgen.catalog import find_weights
+from gradgen.embedded import Modules, load_modules
 from gradgen.models.layers import Affine, BatchNorm
 from gradgen.models.tiny64 import Encoder, Generator
 from gradgen.weights.store import load_arrays, read_card

@@ -7,6 +7,8 @@ need and no others; protobuf skips the rest (diffs, solver settings, training da
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gradgen.errors import GradgenError
+from gradgen.weights.store import misfit
 
 if TYPE_CHECKING:
     from flax import nnx
@@ -34,6 +37,14 @@ def read_caffemodel(path: Path) -> list[CaffeLayer]:
     Raises:
         GradgenError: the file is missing, truncated or no caffemodel.
     """
+    layers = list(_layers(path, _parse(path)))
+    if not layers:
+        raise GradgenError(f"{path} holds no weights: is it a .caffemodel, not a .prototxt?")
+    return layers
+
+
+def _parse(path: Path) -> Any:
+    """The file as a NetParameter."""
     from google.protobuf.message import DecodeError
 
     try:
@@ -47,18 +58,18 @@ def read_caffemodel(path: Path) -> list[CaffeLayer]:
         raise GradgenError(
             f"{path} is no caffemodel, or is cut short ({len(content)} bytes); fetch it again"
         ) from error
+    return net
+
+
+def _layers(path: Path, net: Any) -> Iterator[CaffeLayer]:
     found = [(layer.name, layer.blobs) for layer in net.layer]
     for outer in net.layers:
         inner = outer.layer if outer.HasField("layer") else outer
         found.append((inner.name, inner.blobs))
-    layers = [
-        CaffeLayer(name, tuple(_array(path, name, blob) for blob in blobs))
-        for name, blobs in found
-        if blobs
-    ]
-    if not layers:
-        raise GradgenError(f"{path} holds no weights: is it a .caffemodel, not a .prototxt?")
-    return layers
+    for raw_name, blobs in found:
+        name = raw_name.decode("utf-8", "backslashreplace")
+        if blobs:
+            yield CaffeLayer(name, tuple(_array(path, name, blob) for blob in blobs))
 
 
 def _array(path: Path, layer: str, blob: Any) -> np.ndarray:
@@ -66,17 +77,18 @@ def _array(path: Path, layer: str, blob: Any) -> np.ndarray:
     shape = tuple(blob.shape.dim) if blob.HasField("shape") else None
     if shape is None:
         shape = (blob.num, blob.channels, blob.height, blob.width)
+    broken = f"{path}: layer {layer} has a blob of shape {shape} with"
     if blob.data:  # packed, perhaps in pieces
-        values = np.frombuffer(b"".join(blob.data), "<f4")
+        packed = b"".join(blob.data)
+        if len(packed) % 4:
+            raise GradgenError(f"{broken} {len(packed)} bytes; the file is broken, fetch it again")
+        values = np.frombuffer(packed, "<f4")
     else:  # one tag for each number; seldom, and slower
         whole = _messages(packed=False)["BlobProto"]()
         whole.ParseFromString(blob.SerializeToString())
         values = np.array(whole.data or whole.double_data, np.float32)
-    if values.size != int(np.prod(shape)):
-        raise GradgenError(
-            f"{path}: layer {layer} has a blob of shape {shape} with {values.size} numbers; "
-            "the file is broken, fetch it again"
-        )
+    if min(shape, default=1) < 0 or values.size != math.prod(shape):
+        raise GradgenError(f"{broken} {values.size} numbers; the file is broken, fetch it again")
     return values.astype(np.float32, copy=False).reshape(shape)
 
 
@@ -93,7 +105,8 @@ def _messages(packed: bool = True) -> dict[str, Any]:
     field = descriptor_pb2.FieldDescriptorProto
     data = field.TYPE_BYTES if packed else field.TYPE_FLOAT
     one, many = field.LABEL_OPTIONAL, field.LABEL_REPEATED
-    text, whole, wide = field.TYPE_STRING, field.TYPE_INT32, field.TYPE_INT64
+    # names as bytes: those of a broken file need not be UTF-8
+    text, whole, wide = field.TYPE_BYTES, field.TYPE_INT32, field.TYPE_INT64
     schema: dict[str, list[tuple[str, int, Any, int]]] = {
         "BlobShape": [("dim", 1, wide, many)],
         "BlobProto": [
@@ -140,10 +153,10 @@ def _messages(packed: bool = True) -> dict[str, Any]:
 # --- blobs to parameters ----------------------------------------------------------------------
 
 
-def fill_from_caffe(
+def caffe_parameters(
     module: nnx.Module, layers: list[CaffeLayer], source: str, ignored: tuple[str, ...] = ()
-) -> nnx.Module:
-    """Fill a module of :mod:`gradgen.models` with a caffemodel's blobs, in place.
+) -> dict[str, np.ndarray]:
+    """A caffemodel's blobs as the parameters of a module of :mod:`gradgen.models`.
 
     Args:
         module: real or abstract (``nnx.eval_shape``).
@@ -151,44 +164,44 @@ def fill_from_caffe(
         source: what messages call the file.
         ignored: beginnings of the names of layers that the module leaves out on purpose.
 
+    Returns the arrays under their dotted paths: views of the blobs, or permuted copies.
+
     Raises:
         GradgenError: layers that are missing, superfluous or of another shape; each is named.
     """
-    import jax.numpy as jnp
-
     wanted = caffe_layers(module)
     given = {layer.name: layer for layer in layers if not layer.name.startswith(ignored or ("\0",))}
     faults = [f"missing {name}" for name in wanted if name not in given]
     faults += [f"unexpected {name}" for name in given if name not in wanted]
-    for name in wanted.keys() & given.keys():
-        layer, blobs = wanted[name], given[name].blobs
-        shapes = blob_shapes(layer)
+    found: dict[str, np.ndarray] = {}
+    for name, (path, layer) in wanted.items():
+        if name not in given:
+            continue
+        blobs, shapes = given[name].blobs, blob_shapes(layer)
         fitted = [
             fit
             for blob, shape in zip(blobs, shapes, strict=False)
             if (fit := _fitted(blob, shape)) is not None
         ]
         if not len(blobs) == len(fitted) == len(shapes):
-            found = " and ".join(str(blob.shape) for blob in blobs)
-            faults.append(f"{name} has blobs {found}, expected {' and '.join(map(str, shapes))}")
+            listed = " and ".join(str(blob.shape) for blob in blobs)
+            faults.append(f"{name} has blobs {listed}, expected {' and '.join(map(str, shapes))}")
             continue
         kernel, bias = to_parameters(layer, fitted[0], fitted[1])
-        layer.kernel.set_value(jnp.asarray(kernel))
-        layer.bias.set_value(jnp.asarray(bias))
+        found |= {f"{path}.kernel": kernel, f"{path}.bias": bias}
     if faults:
-        more = f"; and {len(faults) - 8} more" if len(faults) > 8 else ""
-        raise GradgenError(f"{source} does not fit its network: {'; '.join(faults[:8])}{more}")
-    return module
+        raise misfit(source, faults)
+    return found
 
 
-def caffe_layers(module: nnx.Module) -> dict[str, Any]:
-    """The layers of a module that hold weights, by Caffe's name."""
+def caffe_layers(module: nnx.Module) -> dict[str, tuple[str, Any]]:
+    """{Caffe's name: (dotted path, layer)} of a module's layers that hold weights."""
     from flax import nnx
 
     from gradgen.models.caffe_layers import Conv, Deconv, Dense
 
     return {
-        str(path[-1]): layer
+        str(path[-1]): (".".join(map(str, path)), layer)
         for path, layer in nnx.iter_modules(module)
         if isinstance(layer, Conv | Deconv | Dense)
     }

@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,15 +37,19 @@ def file_sha256(path: Path) -> str:
 
 def save_arrays(path: Path, arrays: dict[str, np.ndarray], half: bool = True) -> None:
     """Write arrays as safetensors, atomically; floating-point ones in float16 if ``half``."""
-    from safetensors.numpy import save
+    from safetensors import serialize_file
 
-    stored = {
-        name: np.ascontiguousarray(
-            array.astype(np.float16) if half and array.dtype.kind == "f" else array
-        )
-        for name, array in arrays.items()
-    }
-    write_atomically(path, save(stored))
+    stored: dict[str, Any] = {}
+    for name, array in arrays.items():
+        if half and array.dtype.kind == "f":
+            array = array.astype(np.float16)
+        stored[name] = {
+            "dtype": array.dtype.name,
+            "shape": list(array.shape),
+            "data": array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes(),
+        }
+    with replacing(path) as temporary:
+        serialize_file(stored, temporary)
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -88,10 +94,18 @@ def load_module(path: Path, module: nnx.Module) -> nnx.Module:
     Raises:
         GradgenError: a parameter is missing, superfluous or of another shape; each is named.
     """
+    return fill_module(module, load_arrays(path), str(path))
+
+
+def fill_module(module: nnx.Module, arrays: dict[str, np.ndarray], source: str) -> nnx.Module:
+    """Fill a module with arrays under their dotted paths; ``source`` is what messages call them.
+
+    Raises:
+        GradgenError: as for :func:`load_module`.
+    """
     import jax.numpy as jnp
     from flax import nnx
 
-    arrays = load_arrays(path)
     flat = list(nnx.to_flat_state(nnx.state(module, nnx.Param)))
     wanted = {".".join(str(part) for part in key): variable for key, variable in flat}
     faults = [f"missing {name}" for name in sorted(wanted.keys() - arrays.keys())]
@@ -102,7 +116,7 @@ def load_module(path: Path, module: nnx.Module) -> nnx.Module:
         if arrays[name].shape != tuple(wanted[name].shape)
     ]
     if faults:
-        raise GradgenError(f"{path} does not fit its network: {'; '.join(faults[:8])}")
+        raise misfit(source, faults)
     state = nnx.from_flat_state(
         [
             (key, variable.replace(jnp.asarray(arrays[".".join(map(str, key))])))
@@ -111,6 +125,12 @@ def load_module(path: Path, module: nnx.Module) -> nnx.Module:
     )
     nnx.update(module, state)
     return module
+
+
+def misfit(source: str, faults: list[str]) -> GradgenError:
+    """The error of weights that do not fit their network; the first eight faults are named."""
+    more = f"; and {len(faults) - 8} more" if len(faults) > 8 else ""
+    return GradgenError(f"{source} does not fit its network: {'; '.join(faults[:8])}{more}")
 
 
 def read_card(folder: Path) -> dict[str, Any]:
@@ -131,12 +151,25 @@ def read_card(folder: Path) -> dict[str, Any]:
         raise GradgenError(f"{path} is not JSON ({error})") from error
 
 
+def write_card(folder: Path, card: dict[str, Any]) -> None:
+    """Write the ``card.json`` of a folder of weights, atomically."""
+    text = json.dumps(card, indent=1, ensure_ascii=False)
+    write_atomically(folder / "card.json", f"{text}\n".encode())
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file under a temporary name and rename it, so that it is whole or absent."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside ``path``, which takes its place when the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(content)
+        yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

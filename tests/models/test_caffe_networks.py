@@ -15,7 +15,8 @@ from flax import nnx
 from gradgen.models.caffenet import CaffeNet
 from gradgen.models.deepsim import DeepSim
 from gradgen.models.googlenet import GoogLeNet
-from gradgen.weights.caffe import fill_from_caffe, read_caffemodel
+from gradgen.weights.caffe import caffe_parameters, read_caffemodel
+from gradgen.weights.store import fill_module
 from tests import caffe_files
 
 cv2 = pytest.importorskip("cv2", reason="OpenCV is not installed; it is the oracle here")
@@ -80,7 +81,7 @@ def test_every_layer_is_opencvs(tmp_path, name):
     path = tmp_path / "weights.caffemodel"
     path.write_bytes(content)
     module = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
-    fill_from_caffe(module, read_caffemodel(path), name)
+    fill_module(module, caffe_parameters(module, read_caffemodel(path), name), name)
     graph, params = nnx.split(module)
     run = jax.jit(lambda params, inputs: nnx.merge(graph, params)(inputs))
     for batch in (1, 3):

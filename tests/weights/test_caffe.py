@@ -6,7 +6,8 @@ from flax import nnx
 
 from gradgen.errors import GradgenError
 from gradgen.models.caffe_layers import Conv, Deconv, Dense
-from gradgen.weights.caffe import fill_from_caffe, read_caffemodel
+from gradgen.weights.caffe import caffe_parameters, read_caffemodel
+from gradgen.weights.store import fill_module
 from tests import caffe_files
 
 RNG = np.random.default_rng(0)
@@ -41,7 +42,8 @@ def test_every_kind_of_file_gives_the_same_numbers(tmp_path, generation, packed,
     for layer in read:
         for found, expected in zip(layer.blobs, LAYERS[layer.name], strict=True):
             np.testing.assert_array_equal(found.reshape(expected.shape), expected)
-    module = fill_from_caffe(nnx.eval_shape(lambda: Small(nnx.Rngs(0))), read, "some")
+    module = nnx.eval_shape(lambda: Small(nnx.Rngs(0)))
+    fill_module(module, caffe_parameters(module, read, "some"), "some")
     # the unit (c, h, w) of Caffe's flat image is the unit (h, w, c) of ours
     weights = LAYERS["fc"][0].reshape(7, 5, 2, 2)
     kernel = np.asarray(module.fc.kernel[...]).reshape(2, 2, 5, 7)
@@ -63,7 +65,7 @@ def test_missing_superfluous_and_misshapen_layers_are_all_named(tmp_path):
     read = read_caffemodel(written(tmp_path, layers))
     module = nnx.eval_shape(lambda: Small(nnx.Rngs(0)))
     with pytest.raises(GradgenError) as caught:
-        fill_from_caffe(module, read, "some.caffemodel", ignored=("loss1/",))
+        caffe_parameters(module, read, "some.caffemodel", ignored=("loss1/",))
     message = str(caught.value)
     assert message.startswith("some.caffemodel does not fit its network: ")
     assert "missing up" in message and "unexpected fc9" in message
@@ -75,7 +77,7 @@ def test_a_layer_without_its_bias_is_named(tmp_path):
     layers = {**LAYERS, "up": LAYERS["up"][:1]}
     module = nnx.eval_shape(lambda: Small(nnx.Rngs(0)))
     with pytest.raises(GradgenError, match=r"up has blobs \(6, 5, 4, 4\), expected"):
-        fill_from_caffe(module, read_caffemodel(written(tmp_path, layers)), "some")
+        caffe_parameters(module, read_caffemodel(written(tmp_path, layers)), "some")
 
 
 def test_a_truncated_file_is_one_clear_error(tmp_path):

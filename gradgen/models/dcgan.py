@@ -1,0 +1,142 @@
+"""DCGAN's ImageNet discriminator (Radford et al. 2015), with fixed normalisation statistics.
+
+The original normalises with the mean and the variance of the batch that it is given, so that its
+verdict on a picture depends on the pictures beside it. Here the statistics are arguments: those of
+a reference set of photographs (:func:`reference_statistics`), or, to compare, of the batch itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array, lax
+
+from gradgen.models.layers import LAYOUT, leaky_relu
+
+IMAGE_SIZE = 32
+EPSILON = 1e-8  # of the original's batch normalisation
+SLOPE = 0.2
+# channels out, stride of conv1 … conv6
+PLAN = ((128, 1), (128, 2), (256, 1), (256, 2), (512, 1), (512, 2))
+
+Statistics = Mapping[str, tuple[Array | np.ndarray, Array | np.ndarray]]
+
+
+class Layer(nnx.Module):
+    """k3 p1 convolution without a bias; ``scale`` and ``shift`` of the normalisation after it."""
+
+    def __init__(self, channels: int, features: int, stride: int, norm: bool, rngs: nnx.Rngs):
+        kernel = 0.02 * jax.random.normal(rngs.params(), (3, 3, channels, features))
+        self.kernel = nnx.Param(kernel)
+        if norm:
+            self.scale = nnx.Param(jnp.ones(features))
+            self.shift = nnx.Param(jnp.zeros(features))
+        self.stride, self.norm = stride, norm
+
+    def convolve(self, images: Array) -> Array:
+        return lax.conv_general_dilated(
+            images,
+            self.kernel[...],
+            (self.stride,) * 2,
+            ((1, 1), (1, 1)),
+            dimension_numbers=LAYOUT,
+        )
+
+    def finish(
+        self, hidden: Array, statistics: tuple[Array | np.ndarray, Array | np.ndarray] | None
+    ) -> Array:
+        """Normalise (where the layer does) and rectify."""
+        if self.norm:
+            mean, variance = moments(hidden) if statistics is None else statistics
+            factor = self.scale[...] * lax.rsqrt(variance + EPSILON)
+            hidden = (hidden - mean) * factor + self.shift[...]
+        return leaky_relu(hidden, SLOPE)
+
+
+class Discriminator(nnx.Module):
+    """Images (n, 32, 32, 3), RGB in [-1, 1], to logits (n,), positive for real.
+
+    Calling it returns ``conv1`` … ``conv6``, rectified, and ``logit``.
+    """
+
+    def __init__(self, *, rngs: nnx.Rngs):
+        layers: dict[str, nnx.Module] = {}
+        channels = 3
+        for number, (features, stride) in enumerate(PLAN, 1):
+            layers[f"conv{number}"] = Layer(channels, features, stride, number > 1, rngs)
+            channels = features
+        self.layers = nnx.Dict(layers)
+        self.output = nnx.Param(0.02 * jax.random.normal(rngs.params(), (4 * 4 * channels,)))
+
+    def __call__(self, images: Array, statistics: Statistics | None = None) -> dict[str, Array]:
+        """statistics: {"conv2": (mean, variance), …}; None: those of this very batch."""
+        acts: dict[str, Array] = {}
+        hidden = images
+        for name in layer_names():
+            layer = self.layers[name]
+            own = None if statistics is None else statistics.get(name)
+            hidden = acts[name] = layer.finish(layer.convolve(hidden), own)
+        acts["logit"] = hidden.reshape(hidden.shape[0], -1) @ self.output[...]
+        return acts
+
+
+def layer_names() -> list[str]:
+    """conv1 … conv6."""
+    return [f"conv{number}" for number in range(1, len(PLAN) + 1)]
+
+
+def moments(hidden: Array) -> tuple[Array, Array]:
+    """Mean and variance of each channel, over pictures and places."""
+    mean = hidden.mean((0, 1, 2))
+    return mean, ((hidden - mean) ** 2).mean((0, 1, 2))
+
+
+def reference_statistics(
+    network: Discriminator,
+    images: np.ndarray,
+    batch_size: int = 64,
+    on_layer: Callable[[int], None] | None = None,
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """What the original would normalise with, were all these pictures one batch.
+
+    images: (n, 32, 32, 3) in [-1, 1]. Goes layer by layer, in batches whose moments are merged in
+    double precision; holds one layer's activations of all pictures (at most 0.5 MB a picture).
+    """
+    found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    hidden = np.asarray(images, np.float32)
+    for number, name in enumerate(layer_names()):
+        layer = network.layers[name]
+        graph, params = nnx.split(layer)
+        convolve = jax.jit(lambda p, x, graph=graph: nnx.merge(graph, p).convolve(x))
+        convolved = np.concatenate(
+            [np.asarray(convolve(params, part)) for part in _batches(hidden, batch_size)]
+        )
+        statistics = None
+        if layer.norm:
+            mean = convolved.mean((0, 1, 2), dtype=np.float64)
+            squares = [
+                np.square(part - mean.astype(np.float32)).sum((0, 1, 2), dtype=np.float64)
+                for part in _batches(convolved, batch_size)
+            ]
+            variance = np.sum(squares, 0) / (convolved.size / convolved.shape[-1])
+            found[name] = (mean.astype(np.float32), variance.astype(np.float32))
+            statistics = found[name]
+        finish = jax.jit(lambda p, x, s, graph=graph: nnx.merge(graph, p).finish(x, s))
+        hidden = np.concatenate(
+            [
+                np.asarray(finish(params, part, statistics))
+                for part in _batches(convolved, batch_size)
+            ]
+        )
+        if on_layer is not None:
+            on_layer(number + 1)
+    return found
+
+
+def _batches(array: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    for start in range(0, len(array), size):
+        yield array[start : start + size]

@@ -1,0 +1,142 @@
+"""The list of weights that can be downloaded (weights/registry.toml), and where they are kept."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from gradgen.errors import GradgenError, UsageError
+from gradgen.runtime import cache_dir
+from gradgen.weights.store import weights_dir
+
+REGISTRY_VARIABLE = "GRADGEN_REGISTRY"  # another list, of one's own server for example
+WEIGHTS_FILE, REFERENCE_FILE = "weights.safetensors", "reference.safetensors"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A network that can be downloaded; the registry's head says what the fields are."""
+
+    name: str
+    title: str
+    network: str
+    urls: tuple[str, ...]
+    megabytes: float
+    licence: str
+    bundles: tuple[str, ...] = ()
+    member: str | None = None
+    sha1: str | None = None
+    sha256: str | None = None
+    git_blobs: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> Path:
+        """Where its converted weights are, or would be."""
+        return store_dir() / self.name
+
+    @property
+    def fetched(self) -> bool:
+        """Whether its converted weights are there."""
+        return (self.folder / "card.json").is_file()
+
+    def checksum(self, position: int) -> tuple[str, str] | None:
+        """(kind, hexadecimal digits) that is published for the file of ``urls[position]``."""
+        if self.git_blobs:
+            return "git blob", self.git_blobs[position]
+        if self.sha256:
+            return "sha256", self.sha256
+        return ("sha1", self.sha1) if self.sha1 else None
+
+
+def store_dir() -> Path:
+    """The folder of converted weights: ``$GRADGEN_HOME/cache/weights`` or in the user's cache."""
+    return cache_dir() / "weights"
+
+
+def downloads_dir() -> Path:
+    """The folder of what is being downloaded."""
+    return cache_dir() / "downloads"
+
+
+def read_registry(path: Path | None = None) -> dict[str, Entry]:
+    """All entries by name.
+
+    Args:
+        path: ``None``: what GRADGEN_REGISTRY names, or the list that comes with gradgen.
+
+    Raises:
+        GradgenError: the file is missing or makes no sense.
+    """
+    path = path or Path(os.environ.get(REGISTRY_VARIABLE) or weights_dir() / "registry.toml")
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise GradgenError(f"{path}: no such registry of weights") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise GradgenError(f"{path} is no registry: {error}") from error
+    return {name: _entry(path, name, table) for name, table in tables.items()}
+
+
+def _entry(path: Path, name: str, table: Any) -> Entry:
+    if not isinstance(table, dict):
+        raise GradgenError(f"{path}: {name} is outside any table")
+    unknown = set(table) - {field.name for field in fields(Entry)}
+    if unknown:
+        raise GradgenError(f"{path}: {name} has unknown fields {', '.join(sorted(unknown))}")
+    lists = {key: tuple(value) for key, value in table.items() if isinstance(value, list)}
+    try:
+        entry = Entry(name=name, **{**table, **lists})
+    except TypeError as error:
+        raise GradgenError(f"{path}: {name}: {str(error).partition('__() ')[2]}") from error
+    if not entry.urls or (entry.git_blobs and len(entry.git_blobs) != len(entry.urls)):
+        raise GradgenError(f"{path}: {name} needs at least one URL, and as many git_blobs or none")
+    return entry
+
+
+def find_entries(name: str, only: bool = False) -> list[Entry]:
+    """What a name stands for: the networks of a bundle, or a single one.
+
+    Args:
+        name: of a bundle or of a network; some are both, and then the bundle is meant.
+        only: the network of that name is meant.
+
+    Raises:
+        UsageError: nothing is called so.
+    """
+    registry = read_registry()
+    if not only:
+        of_bundle = [entry for entry in registry.values() if name in entry.bundles]
+        if of_bundle:
+            return of_bundle
+    if name in registry:
+        return [registry[name]]
+    bundles = sorted({bundle for entry in registry.values() for bundle in entry.bundles})
+    raise UsageError(
+        f"there are no weights {name!r} to fetch; bundles: {', '.join(bundles)}; "
+        f"networks: {', '.join(registry)}"
+    )
+
+
+def require(name: str) -> Path:
+    """The folder of a network's converted weights.
+
+    Raises:
+        GradgenError: they are not there; the message says how to get them, their size and licence.
+    """
+    folder = store_dir() / name
+    if (folder / "card.json").is_file():
+        return folder
+    entry = read_registry().get(name)
+    if entry is None:
+        raise GradgenError(f"the weights of {name} are not in {store_dir()}")
+    ambiguous = any(name in other.bundles for other in read_registry().values())
+    whole = f"; all that a bundle needs: 'gradgen weights fetch {' | '.join(entry.bundles)}'"
+    raise GradgenError(
+        f"the weights of {name} are not here; get them by 'gradgen weights fetch {name}"
+        f"{' --only' if ambiguous else ''}' ({entry.megabytes:g} MB"
+        f"{', out of an archive' if entry.member else ''}; licence: {entry.licence})"
+        f"{whole if entry.bundles else ''}"
+    )
