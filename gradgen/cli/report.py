@@ -21,7 +21,8 @@ def summary(begun: Run, weight_given: bool) -> str:
     plan = begun.plan
     s = plan.settings
     names = ", ".join(str(job.label) for job in plan.jobs)
-    whose = "" if weight_given or begun.picture else f" (recommended by {plan.bundle.name})"
+    chosen = not (weight_given or begun.picture) and "recommended" in plan.bundle.card
+    whose = f" (recommended by {plan.bundle.name})" if chosen else ""
     auto = s.step_size is None and s.method != "map"
     step = "auto" if auto else f"{first_step_size(sampler_settings(s), plan.bundle.code_size):g}"
     parts = [

@@ -16,6 +16,7 @@ from gradgen.cli.common import note, out, print_table, progress, warn
 from gradgen.errors import GradgenError, UsageError
 
 if TYPE_CHECKING:
+    from gradgen.weights.convert import Origin
     from gradgen.weights.fetch import Options
     from gradgen.weights.registry import Entry
 
@@ -206,7 +207,7 @@ def convert(
     from gradgen import runtime
 
     runtime.configure()
-    from gradgen.weights.convert import Origin, convert, detect
+    from gradgen.weights.convert import convert, detect
     from gradgen.weights.registry import store_dir
 
     missing = [path for path in files if not path.is_file()]
@@ -214,9 +215,24 @@ def convert(
         raise UsageError(f"{missing[0]}: no such file")
     files = sorted(files) if len(files) > 1 else files
     name = network or detect(files)
-    target = convert(name, files, folder or store_dir() / name, Origin())
+    target = convert(name, files, folder or store_dir() / name, _origin(name, files))
     note(f"{files[0].name}{' …' if len(files) > 1 else ''} is {name}")
     out.print(str(target), highlight=False, markup=False, soft_wrap=True)
+
+
+def _origin(name: str, files: list[Path]) -> Origin:
+    """The registry's, if these are the published files; else nothing is known of them."""
+    from gradgen.weights.convert import Origin
+    from gradgen.weights.download import digest
+    from gradgen.weights.registry import read_registry
+
+    entry = read_registry().get(name)
+    if entry is not None and len(files) == len(entry.urls):
+        checksums = [entry.checksum(position) for position in range(len(files))]
+        pairs = zip(files, checksums, strict=True)
+        if all(sum_ is not None and digest(file, sum_[0]) == sum_[1] for file, sum_ in pairs):
+            return Origin(entry.title, entry.urls, entry.member, entry.licence)
+    return Origin()
 
 
 @weights.command()

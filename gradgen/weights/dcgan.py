@@ -68,13 +68,13 @@ def _read_npy(path: Path, shape: tuple[int, ...], faults: list[str]) -> np.ndarr
         if path.stat().st_size > 8 * int(np.prod(shape)) + NPY_HEADER:
             faults.append(f"{path.name} is larger than an array {shape}")
             return None
-        array = np.load(path, allow_pickle=False)
+        with path.open("rb") as file:
+            array = np.lib.format.read_array(file, allow_pickle=False)
     except (OSError, ValueError, EOFError, SyntaxError, MemoryError, OverflowError) as error:
         faults.append(f"{path.name} is no array ({error})")
         return None
-    if not isinstance(array, np.ndarray) or array.dtype.kind != "f" or array.shape != shape:
-        what = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "an archive"
-        faults.append(f"{path.name} is {what}, expected numbers {shape}")
+    if array.dtype.kind != "f" or array.shape != shape:
+        faults.append(f"{path.name} is {array.dtype} {array.shape}, expected numbers {shape}")
         return None
     return array.astype(np.float32)
 

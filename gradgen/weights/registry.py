@@ -132,11 +132,14 @@ def require(name: str) -> Path:
     entry = read_registry().get(name)
     if entry is None:
         raise GradgenError(f"the weights of {name} are not in {store_dir()}")
-    ambiguous = any(name in other.bundles for other in read_registry().values())
-    whole = f"; all that a bundle needs: 'gradgen weights fetch {' | '.join(entry.bundles)}'"
+    size = f"{entry.megabytes:g} MB{', out of an archive' if entry.member else ''}"
+    if name in entry.bundles:
+        how = "gets them and what else the bundle of that name needs (--only: them alone)"
+    elif entry.bundles:
+        how = f"gets them; all that a bundle needs: the same with {' or '.join(entry.bundles)}"
+    else:
+        how = "gets them"
     raise GradgenError(
-        f"the weights of {name} are not here; get them by 'gradgen weights fetch {name}"
-        f"{' --only' if ambiguous else ''}' ({entry.megabytes:g} MB"
-        f"{', out of an archive' if entry.member else ''}; licence: {entry.licence})"
-        f"{whole if entry.bundles else ''}"
+        f"the weights of {name} ({size}; licence: {entry.licence}) are not here; 'gradgen weights "
+        f"fetch {name}' {how}"
     )

@@ -37,19 +37,17 @@ def file_sha256(path: Path) -> str:
 
 def save_arrays(path: Path, arrays: dict[str, np.ndarray], half: bool = True) -> None:
     """Write arrays as safetensors, atomically; floating-point ones in float16 if ``half``."""
-    from safetensors import serialize_file
+    from safetensors.numpy import save_file
 
-    stored: dict[str, Any] = {}
-    for name, array in arrays.items():
-        if half and array.dtype.kind == "f":
-            array = array.astype(np.float16)
-        stored[name] = {
-            "dtype": array.dtype.name,
-            "shape": list(array.shape),
-            "data": array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes(),
-        }
+    stored = {
+        name: np.ascontiguousarray(
+            array.astype(np.float16) if half and array.dtype.kind == "f" else array
+        )
+        for name, array in arrays.items()
+    }
     with replacing(path) as temporary:
-        serialize_file(stored, temporary)
+        save_file(stored, temporary)
+        temporary.chmod(0o644)  # it comes out readable by its owner alone
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
