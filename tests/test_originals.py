@@ -108,7 +108,14 @@ def test_there_and_back_again():
     np.testing.assert_allclose(white_red, [-104.0, -117.0, 255 - 123.0])
 
 
-@pytest.mark.parametrize(("method", "budget"), [("map", 2), ("mala", 3), ("hmc", 2)])
+@pytest.mark.parametrize(
+    ("method", "budget"),
+    [
+        ("mala", 3),  # the others compile for as long again
+        pytest.param("map", 2, marks=pytest.mark.slow),
+        pytest.param("hmc", 2, marks=pytest.mark.slow),
+    ],
+)
 def test_every_method_runs_on_it(bundle, method, budget, tmp_path):
     samples = sample(
         bundle, "lipstick", method, 2, budget=budget, num_integration_steps=2, clip=False

@@ -12,7 +12,7 @@ import gradgen
 from gradgen.tools.choose_likelihood_weight import CLASSES
 from gradgen.weights.store import weights_dir, write_atomically
 
-NUM_CHAINS, BUDGET, QUALITY = 6, 200, 85
+NUM_CHAINS, BUDGET, QUALITY = 6, 600, 85
 
 
 def main() -> None:
