@@ -14,38 +14,78 @@ from flax import nnx
 from jax import Array, lax
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
+Padding = tuple[tuple[int, int], tuple[int, int]]
 
 
-def _convolve(images: Array, kernel: Array) -> Array:
-    return lax.conv_general_dilated(images, kernel, (1, 1), "SAME", dimension_numbers=LAYOUT)
+def _convolve(images: Array, kernel: Array, padding: Padding) -> Array:
+    return lax.conv_general_dilated(images, kernel, (1, 1), padding, dimension_numbers=LAYOUT)
 
 
-@jax.custom_vjp
-def conv2d(images: Array, kernel: Array) -> Array:
-    """Stride-1 convolution with zero padding to the same size, for kernels of odd size.
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def convolve(images: Array, kernel: Array, padding: Padding) -> Array:
+    """Stride-1 convolution.
 
-    images: (n, H, W, c_in); kernel: (k, k, c_in, c_out). Returns (n, H, W, c_out).
+    images: (n, H, W, c_in); kernel: (k, k, c_in, c_out); padding: zeros before and after, of both
+    axes, each less than k.
 
     The gradient with respect to the images is written as a plain convolution with the flipped
     kernel. The rule that JAX derives reverses the kernel inside the convolution, for which XLA's
     CPU back end has no fast path.
     """
-    return _convolve(images, kernel)
+    return _convolve(images, kernel, padding)
 
 
-def _conv2d_forward(images: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _convolve(images, kernel), (images, kernel)
+def _convolve_forward(
+    images: Array, kernel: Array, padding: Padding
+) -> tuple[Array, tuple[Array, Array]]:
+    return _convolve(images, kernel, padding), (images, kernel)
 
 
-def _conv2d_backward(saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+def _convolve_backward(
+    padding: Padding, saved: tuple[Array, Array], cotangent: Array
+) -> tuple[Array, Array]:
     images, kernel = saved
     # the barrier keeps XLA from folding the flip back into a reversed convolution
     flipped = lax.optimization_barrier(kernel[::-1, ::-1].transpose(0, 1, 3, 2))
-    _, kernel_gradient = jax.vjp(partial(_convolve, images), kernel)
-    return _convolve(cotangent, flipped), kernel_gradient(cotangent)[0]
+    (top, bottom), (left, right) = padding
+    height, width = kernel.shape[0] - 1, kernel.shape[1] - 1
+    rest = ((height - top, height - bottom), (width - left, width - right))
+    _, kernel_gradient = jax.vjp(lambda kernel: _convolve(images, kernel, padding), kernel)
+    return _convolve(cotangent, flipped, rest), kernel_gradient(cotangent)[0]
 
 
-conv2d.defvjp(_conv2d_forward, _conv2d_backward)
+convolve.defvjp(_convolve_forward, _convolve_backward)
+
+
+def conv2d(images: Array, kernel: Array) -> Array:
+    """:func:`convolve` with zero padding to the same size, for kernels of odd size."""
+    margins = [(size // 2,) * 2 for size in kernel.shape[:2]]
+    return convolve(images, kernel, (margins[0], margins[1]))
+
+
+@jax.custom_vjp
+def dense(inputs: Array, kernel: Array) -> Array:
+    """inputs (n, c_in) @ kernel (c_in, c_out).
+
+    The gradient with respect to the inputs is written as kernel @ (its transpose). XLA's CPU back
+    end makes a transposed copy of the kernel for the rule that JAX derives: with 4096 x 4096
+    numbers that takes ten times as long as the product.
+    """
+    return inputs @ kernel
+
+
+def _dense_forward(inputs: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return inputs @ kernel, (inputs, kernel)
+
+
+def _dense_backward(saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+    inputs, kernel = saved
+    # without the barriers XLA would turn the product round again
+    columns = lax.optimization_barrier(cotangent.T)
+    return lax.optimization_barrier(kernel @ columns).T, inputs.T @ cotangent
+
+
+dense.defvjp(_dense_forward, _dense_backward)
 
 
 def space_to_depth(images: Array, factor: int = 2) -> Array:

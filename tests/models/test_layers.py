@@ -1,5 +1,7 @@
 """Layers against JAX's and Flax's own."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,8 @@ from flax import nnx
 from jax import lax
 
 from gradgen.models import layers
+from gradgen.models.caffe_layers import doubling_convolution, max_pool, strided_convolution
+from gradgen.models.layers import LAYOUT, dense
 
 
 @pytest.fixture
@@ -84,3 +88,73 @@ def test_a_bias_gradient_is_the_sum_over_all_axes_but_the_last(rng):
     gradient = jax.grad(lambda b: jnp.sum(like * layers.per_channel(b, like)))(bias)
     np.testing.assert_allclose(gradient, np.asarray(like).sum((0, 1, 2)), rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(layers.per_channel(bias, like)[1, 2, 3], bias)
+
+
+STRIDED = [(227, 11, 4, 0), (40, 7, 2, 3), (23, 5, 3, 2), (17, 3, 2, 0), (16, 3, 2, 1)]
+
+
+@pytest.mark.parametrize(("side", "size", "stride", "padding"), STRIDED)
+def test_a_strided_convolution_is_laxs_in_value_and_gradient(side, size, stride, padding):
+    rng = np.random.default_rng(0)
+    images = rng.standard_normal((2, side, side + 4, 3)).astype(np.float32)
+    kernel = rng.standard_normal((size, size, 3, 5)).astype(np.float32)
+    theirs = partial(
+        lax.conv_general_dilated,
+        rhs=kernel,
+        window_strides=(stride,) * 2,
+        padding=((padding,) * 2,) * 2,
+        dimension_numbers=LAYOUT,
+    )
+    same_function(lambda x: strided_convolution(x, kernel, stride, padding), theirs, images)
+
+
+def test_a_doubling_convolution_is_laxs_transposed_one_in_value_and_gradient():
+    rng = np.random.default_rng(1)
+    images = rng.standard_normal((2, 5, 7, 3)).astype(np.float32)
+    kernel = rng.standard_normal((4, 4, 3, 6)).astype(np.float32)
+    theirs = partial(
+        lax.conv_general_dilated,
+        rhs=kernel,
+        window_strides=(1, 1),
+        padding=((2, 2), (2, 2)),
+        lhs_dilation=(2, 2),
+        dimension_numbers=LAYOUT,
+    )
+    same_function(lambda x: doubling_convolution(x, kernel), theirs, images)
+
+
+@pytest.mark.parametrize(
+    ("side", "size", "stride", "padding"),
+    [(55, 3, 2, 0), (28, 3, 1, 1), (112, 3, 2, 0), (8, 2, 2, 1)],
+)
+def test_pooling_is_laxs_in_value_and_gradient(side, size, stride, padding):
+    images = np.random.default_rng(2).standard_normal((2, side, side, 4)).astype(np.float32)
+    # Caffe's number of windows, hanging over the edge where they do
+    count = -(-(side + 2 * padding - size) // stride) + 1
+    count -= bool(padding) and (count - 1) * stride >= side + padding
+    after = max(0, (count - 1) * stride + size - side - padding)
+    margins = [(0, 0), (padding, after), (padding, after), (0, 0)]
+    window, strides = (1, size, size, 1), (1, stride, stride, 1)
+    same_function(
+        lambda x: max_pool(x, size, stride, padding),
+        lambda x: lax.reduce_window(x, -jnp.inf, lax.max, window, strides, margins),
+        images,
+    )
+
+
+def test_a_dense_layers_gradients_are_those_of_the_product():
+    rng = np.random.default_rng(3)
+    rows = rng.standard_normal((5, 40)).astype(np.float32)
+    kernel = rng.standard_normal((40, 30)).astype(np.float32)
+    same_function(lambda x: dense(x, kernel), lambda x: x @ kernel, rows)
+    same_function(lambda w: dense(rows, w), lambda w: rows @ w, kernel)
+
+
+def same_function(ours, theirs, inputs):
+    """Values and gradients of a smooth function of them, to float32's rounding of the sums."""
+    expected = theirs(inputs)
+    scale = float(np.abs(expected).max())
+    np.testing.assert_allclose(ours(inputs), expected, atol=1e-5 * scale)
+    gradients = [jax.grad(lambda x, f=f: jnp.sum(jnp.sin(f(x))))(inputs) for f in (ours, theirs)]
+    scale = float(np.abs(gradients[1]).max())
+    np.testing.assert_allclose(*gradients, atol=3e-5 * scale)
