@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import operator
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
@@ -73,6 +74,7 @@ def bench(
         "num_integration_steps": num_integration_steps,
         "gradients_a_chain": gradients,
         "repeats": repeats,
+        "peak_memory_gb": _peak_memory_gb(device),
         "loops": _summary(seconds, first, gradients, num_chains),
     }
     if as_json:
@@ -134,6 +136,19 @@ def _loops(
     }
 
 
+def _peak_memory_gb(device: Any) -> float | None:
+    """Most memory in use so far, in 10^9 bytes: of the accelerator, or of this process."""
+    if device.platform != "cpu":
+        peak = (device.memory_stats() or {}).get("peak_bytes_in_use")
+        return None if peak is None else peak / 1e9
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return size / 1e9 if sys.platform == "darwin" else size * 1024 / 1e9
+
+
 def _time(loop: Callable[[Any, Array], Any], params: Any, z: Array) -> float:
     """Seconds until everything that the loop computes is there."""
     import jax
@@ -170,9 +185,11 @@ def _summary(
 
 
 def _show(result: dict[str, Any]) -> None:
+    peak = result["peak_memory_gb"]
     table = Table(
         caption=f"{result['bundle']}, {result['num_chains']} chains, HMC with L = "
         f"{result['num_integration_steps']}, on {result['device']}; median of {result['repeats']}"
+        + ("" if peak is None else f"; peak memory {peak:.2f} GB")
     )
     for column in ("loop", "ms / gradient", "chain gradients / s", "ratio", "first call, s"):
         table.add_column(column, justify="left" if column == "loop" else "right")

@@ -206,7 +206,7 @@ def _title(record: dict[str, Any]) -> str:
         "bundle": f"the table of {record.get('bundle')}",
         "samples": f"{record.get('count')} posterior samples",
         "text": f"plain text bounds {record.get('file')}",
-        "published": f"{record.get('sigmas')} sigma bounds of {record.get('by')}",
+        "published": f"the bounds of {record.get('by')}, mean + {record.get('sigmas')} std",
     }[record["source"]]
     if record["source"] in ("text", "published"):
         return source

@@ -111,6 +111,8 @@ def fetch(
             if files:
                 fetching.take(entry, files)
                 done = True
+            elif entry.fetched:
+                done = False
             else:
                 with _shown(mirror, offline or None) as options:
                     done = fetching.fetch(entry, options)

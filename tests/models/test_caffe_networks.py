@@ -1,10 +1,12 @@
 """The paper's networks against OpenCV's own reader and runner of Caffe's files.
 
-Every named layer is compared, on noise of a photograph's scale, for one image and for three. The
+Every named layer is compared, for one image (noise of a photograph's scale) and for three (with
+photographs, where there are any). The
 weights are random, of the scale that trained ones have; the files are written byte by byte.
 """
 
 import gc
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from gradgen.images import decode, resize_square
 from gradgen.models.caffenet import CaffeNet
 from gradgen.models.deepsim import DeepSim
 from gradgen.models.googlenet import GoogLeNet
@@ -24,6 +27,7 @@ cv2 = pytest.importorskip("cv2", reason="OpenCV is not installed; it is the orac
 # Relative to the layer's largest value. float32 sums of up to 9216 products (fc6) have a relative
 # error of about sqrt(9216) * 6e-8 = 6e-6; the layers pass theirs on.
 TOLERANCE = 1e-4
+PHOTOGRAPHS = Path(__file__).parents[2].parent / "shared" / "data" / "imagenet-samples"
 
 
 def largest_errors(expected, found):
@@ -51,6 +55,18 @@ def run_opencv(tmp_path, net, content, inputs, names):
     wanted = [f"{name}/r" if f"{name}/r" in known else name for name in names]
     assert set(wanted) <= known
     return dict(zip(names, network.forward(wanted), strict=True))
+
+
+def inputs_of(shape, rng):
+    """Codes; or pictures, BGR less a mean: noise, and behind the first one photographs."""
+    if shape[1:2] != (3,) or len(shape) != 4:
+        return 10 * rng.standard_normal(shape, np.float32)
+    pictures = 60 * rng.standard_normal(shape, np.float32)
+    photographs = sorted(PHOTOGRAPHS.glob("*.jpg"))  # without them, noise it stays
+    for picture, path in zip(pictures[1:], photographs, strict=False):
+        rgb = np.asarray(resize_square(decode(path), shape[-1]), np.float32)
+        picture[:] = (rgb[..., ::-1] - (104, 117, 123)).transpose(2, 0, 1)
+    return pictures
 
 
 NETWORKS = {
@@ -90,8 +106,7 @@ def test_every_layer_is_opencvs(tmp_path, name):
         if shape is None:
             side, channels = {"googlenet": (224, 3), "deepsim pool5": (6, 256)}.get(name, (227, 3))
             shape = (batch, channels, side, side)
-        scale = 60 if len(shape) == 4 and shape[1] == 3 else 10
-        inputs = scale * np.random.default_rng(batch).standard_normal(shape, np.float32)
+        inputs = inputs_of(shape, np.random.default_rng(batch))
         ours = inputs.transpose(0, 2, 3, 1) if inputs.ndim == 4 else inputs
         found = run(params, ours)
         expected = run_opencv(tmp_path, net, content, inputs, list(found))
