@@ -17,6 +17,7 @@ from rich.markup import escape
 from gradgen.cli.bench import bench
 from gradgen.cli.classes import classes
 from gradgen.cli.common import err
+from gradgen.cli.diagnose import diagnose
 from gradgen.cli.sample import sample
 from gradgen.cli.score import score
 from gradgen.cli.show import show
@@ -31,6 +32,7 @@ COMMANDS: tuple[Callable[..., int | None], ...] = (
     classes,
     stats,
     score,
+    diagnose,
     train,
     bench,
 )

@@ -26,15 +26,29 @@ def diagnose_traces(
     traces: dict[str, np.ndarray], warmup_steps: int, last_step: int
 ) -> dict[str, dict[str, float | None]]:
     """:func:`diagnose`, of traces alone."""
+    series = kept_series(traces, warmup_steps, last_step)
+    names = [name for name in series if name == "log_density" or name.startswith("projection_")]
+    return {name: summarise(series[name]) for name in names}
+
+
+def kept_series(
+    traces: dict[str, np.ndarray], warmup_steps: int, last_step: int
+) -> dict[str, np.ndarray]:
+    """{quantity: (chains, points) float64} of the trace after the warm-up."""
     kept = (traces["step"] > warmup_steps) & (traces["step"] <= last_step)
-    series = {"log_density": traces["log_density"][:, kept]}
+    series = {
+        name: traces[name][:, kept] for name in ("log_density", "log_likelihood", "squared_norm")
+    }
     for index in range(traces["projections"].shape[2]):
         series[f"projection_{index}"] = traces["projections"][:, kept, index]
-    return {name: _summary(values.astype(np.float64)) for name, values in series.items()}
+    return {name: values.astype(np.float64) for name, values in series.items()}
 
 
-def _summary(draws: np.ndarray) -> dict[str, float | None]:
-    """draws: (chains, points)."""
+def summarise(draws: np.ndarray, r_hat: str = "split") -> dict[str, float | None]:
+    """R-hat and effective sample sizes of draws (chains, points).
+
+    r_hat: "split" or "rank", rank-normalised split R-hat (Vehtari et al. 2021).
+    """
     num_chains, num_points = draws.shape
     if num_points < MIN_POINTS or not np.isfinite(draws).all() or np.ptp(draws) == 0:
         return {"r_hat": None, "ess_bulk": None, "ess_tail": None}
@@ -44,7 +58,7 @@ def _summary(draws: np.ndarray) -> dict[str, float | None]:
 
     with np.errstate(divide="ignore", invalid="ignore"):  # chains that never moved: None below
         figures: dict[str, Any] = {
-            "r_hat": arviz.rhat(draws, method="split") if num_chains > 1 else None,
+            "r_hat": arviz.rhat(draws, method=r_hat) if num_chains > 1 else None,
             "ess_bulk": arviz.ess(draws, method="bulk"),
             "ess_tail": arviz.ess(draws, method="tail"),
         }

@@ -1,0 +1,1 @@
+"""What samples are worth: metrics, comparisons of runs, diagnostics, the paper's experiments."""
