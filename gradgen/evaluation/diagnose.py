@@ -183,8 +183,8 @@ def _advice(found: ClassDiagnosis, settings: Mapping[str, Any]) -> list[str]:
         if min(known) < 0.5 * mean:
             chain = found.acceptance.index(min(known))
             advice.append(
-                f"chain {chain} accepts {min(known):.2f}, far below the mean {mean:.2f}: its warm-up "
-                "ended in another region; a longer one: --warmup-fraction"
+                f"chain {chain} accepts {min(known):.2f}, far below the mean {mean:.2f}: its "
+                "warm-up ended in another region; a longer one: --warmup-fraction"
             )
     if settings["clip_mode"] == "project":
         advice.append("clipping by projection: the draws are not from the posterior, whatever R̂")
@@ -235,7 +235,7 @@ def diagnosis_figure(found: ClassDiagnosis, title: str = "") -> Figure:
         for axis in (left, right):
             axis.grid(alpha=0.3)
     axes[0, 1].set_title("autocorrelation", fontsize="small")
-    axes[-1, 0].set_xlabel(f"point of the trace ({found.thinning:g} steps each)")
+    axes[-1, 0].set_xlabel(f"point of the trace (one in {found.thinning:g} steps)")
     axes[-1, 1].set_xlabel("lag, points")
     if title:
         figure.suptitle(title, fontsize="medium")
@@ -259,7 +259,12 @@ def netcdf_bytes(diagnosis: Diagnosis) -> bytes:
     shape = series["log_density"].shape
     position = diagnosis.class_position
     data = arviz.from_dict(
-        posterior={name: values for name, values in series.items() if name != "log_density"},
+        posterior={
+            # ArviZ means something else by log_likelihood
+            "log_p_class" if name == "log_likelihood" else name: values
+            for name, values in series.items()
+            if name != "log_density"
+        },
         sample_stats={
             "lp": series["log_density"],
             "acceptance_rate": traces["acceptance"][:, kept],

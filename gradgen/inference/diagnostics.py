@@ -36,9 +36,8 @@ def kept_series(
 ) -> dict[str, np.ndarray]:
     """{quantity: (chains, points) float64} of the trace after the warm-up."""
     kept = (traces["step"] > warmup_steps) & (traces["step"] <= last_step)
-    series = {
-        name: traces[name][:, kept] for name in ("log_density", "log_likelihood", "squared_norm")
-    }
+    names = ("log_density", "log_likelihood", "squared_norm")
+    series = {name: traces[name][:, kept] for name in names if name in traces}
     for index in range(traces["projections"].shape[2]):
         series[f"projection_{index}"] = traces["projections"][:, kept, index]
     return {name: values.astype(np.float64) for name, values in series.items()}
