@@ -146,6 +146,9 @@ def load_lite0(folder: Path) -> Classifier:
     def logits(params: Params, images: Array) -> Array:
         return nnx.merge(graph, params)(resize(images, efficientnet.INPUT_SIZE))
 
+    def features(params: Params, images: Array) -> Array:
+        return nnx.merge(graph, params).features(resize(images, efficientnet.INPUT_SIZE))
+
     return Classifier(
         name=card["name"],
         apply=calibrated(logits, float(card["temperature"])),
@@ -155,4 +158,5 @@ def load_lite0(folder: Path) -> Classifier:
         logits=logits,
         labels=imagenet_labels(),
         card=card,
+        features=features,
     )

@@ -33,7 +33,8 @@ OPTIONAL_FORMATS = ("JPEG2000", "AVIF")  # not compiled into every Pillow
 MAX_PIXELS = 89_478_485  # Pillow's own line: 256 MiB of RGB; a larger header is taken for a bomb
 RECIPE_KEY = "gradgen"
 # Pictures that a run's folder holds beside its samples (gradgen.run): never meant by the folder.
-RUN_RECORD, RUN_EXTRAS = "run.json", frozenset({"grid.png", "trace.png"})
+RUN_RECORD, ANIMATION_FILE, DIAGNOSIS = "run.json", "animation.webp", "diagnosis"
+RUN_EXTRAS = frozenset({"grid.png", "trace.png", ANIMATION_FILE})
 
 
 class ImageError(GradgenError):
@@ -241,7 +242,8 @@ def _walk(folder: Path) -> Iterator[Path]:
         skipped = RUN_EXTRAS if RUN_RECORD in files else frozenset[str]()
         for name in sorted(files):
             is_picture = os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122
-            if is_picture and not name.startswith(".") and name not in skipped:
+            extra = name in skipped or (skipped and name.startswith(DIAGNOSIS))
+            if is_picture and not name.startswith(".") and not extra:
                 yield Path(root, name)
 
 

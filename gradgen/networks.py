@@ -53,6 +53,7 @@ class Classifier(Network):
 
     Attributes:
         logits: like ``apply``, but before temperature and log-softmax.
+        features: images -> (n, d), what the last layer reads, to compare pictures by; or ``None``.
         labels: the classes, in the order of the outputs.
         card: what the weights are.
     """
@@ -60,6 +61,7 @@ class Classifier(Network):
     logits: Apply
     labels: Labels
     card: dict[str, Any]
+    features: Apply | None = None
 
 
 @dataclass(frozen=True, eq=False)

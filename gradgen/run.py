@@ -11,13 +11,14 @@ import io
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from gradgen.animation import Recorder, block_size_for
 from gradgen.errors import GradgenError, UsageError
 from gradgen.images import decode, read_recipe
 from gradgen.inference import ChainState, state_from_arrays, state_to_arrays
@@ -40,7 +41,7 @@ from gradgen.settings import SampleSettings, make_settings
 from gradgen.weights.store import write_atomically
 
 RUNS = Path("runs")
-CHECKPOINT = "checkpoint"
+CHECKPOINT, FRAMES = "checkpoint", "frames"
 STATE_FILE, LOCK_FILE = "state.npz", "lock"
 # On an accelerator a block may take milliseconds: writing after each would cost more than the
 # blocks. Nobody minds losing a second.
@@ -60,6 +61,7 @@ class Run:
         parts, checkpoint, seconds: what earlier sessions did.
         notes: what a person should be told before it starts.
         picture: the file whose recipe is replayed, or ``None``.
+        animate: whether to draw the chains' way (``animation.webp``) too.
     """
 
     folder: Path
@@ -70,6 +72,7 @@ class Run:
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
     picture: Path | None = None
+    animate: bool = False
 
     def execute(
         self,
@@ -88,6 +91,7 @@ class Run:
         work = self.folder / CHECKPOINT
         work.mkdir(parents=True, exist_ok=True)
         begun = written = time.monotonic()
+        recorder = Recorder(work / FRAMES) if self.animate or (work / FRAMES).is_dir() else None
 
         def on_block(block: SampleProgress) -> None:
             nonlocal written
@@ -96,6 +100,8 @@ class Run:
             if stopping or now - written >= CHECKPOINT_INTERVAL:
                 save_state(work / STATE_FILE, block, self.seconds + now - begun)
                 written = now
+            if recorder is not None:
+                recorder.take(block)
             if on_progress:
                 on_progress(block)
             if stopping:
@@ -112,6 +118,8 @@ class Run:
                 if key in self.record:
                     samples.record[key] = self.record[key]
             samples.save(self.folder)
+            if recorder is not None:
+                recorder.write(samples, self.plan, self.folder)
         if samples.record["status"] == "finished":
             shutil.rmtree(work)
         return samples
@@ -126,6 +134,7 @@ def begin(
     out: Path | None = None,
     force: bool = False,
     command: list[str] | None = None,
+    animate: bool = False,
 ) -> Run:
     """A new run.
 
@@ -134,14 +143,19 @@ def begin(
         out: folder; ``None``: ``runs/<time>-<class>-<method>-<seed>``.
         force: replace an earlier run in ``out``.
         command: how it was called, for the record.
+        animate: draw the chains' way too; blocks are so short that it has frames enough.
 
     Raises:
         UsageError: settings that make no sense, or an ``out`` that is not empty.
     """
     plan = prepare(make_settings(given, clip))
-    sampler_settings(plan.settings)
+    num_steps = sampler_settings(plan.settings).num_steps
+    if animate and given.get("block_size") is None:
+        size = block_size_for(num_steps, plan.settings.block_size or num_steps)
+        plan = replace(plan, settings=replace(plan.settings, block_size=size))
     folder = make_folder(out, plan, force)
-    return _started(Run(folder, plan, describe(plan), notes=plan.notes), command)
+    run = Run(folder, plan, describe(plan), notes=plan.notes, animate=animate)
+    return _started(run, command)
 
 
 def resume(

@@ -194,7 +194,8 @@ def _value_and_grad(
 
 
 @cache
-def _decoder(bundle: Bundle) -> Callable[[Any, Array], Array]:
+def decoder(bundle: Bundle) -> Callable[[Any, Array], Array]:
+    """jit(generator), the same object for the same bundle."""
     return jax.jit(bundle.generator.apply)
 
 
@@ -258,7 +259,7 @@ def _run_batch(
 
 def _part(plan: Plan, batch: Batch, result: ChainResult) -> Part:
     codes = result.state.position
-    pictures = _decoder(plan.bundle)(plan.bundle.generator.params, codes)
+    pictures = decoder(plan.bundle)(plan.bundle.generator.params, codes)
     no_acceptance = plan.settings.method == "map"
     traces = dict(result.traces)
     if no_acceptance:  # MAP accepts nothing: a rate of 1 would say otherwise

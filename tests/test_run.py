@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from gradgen import run
 from gradgen.errors import GradgenError, UsageError
@@ -257,3 +257,44 @@ def test_a_picture_of_a_later_batch_is_made_again_with_its_batch_only(tmp_path):
     samples = begun.execute()
     assert samples.picture_names() == ["beacon-02.png"]
     assert run.same_pixels(picture, samples.images[0])[0]
+
+
+def frames_of(path):
+    with Image.open(path) as picture:
+        return [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(picture)]
+
+
+def test_an_animation_shows_every_chain_from_its_start_to_its_end(tmp_path):
+    given = {**GIVEN, "classes": ("goldfish",), "block_size": None, "method": "map"}
+    given = {name: value for name, value in given.items() if value is not None}
+    samples = run.begin(given, out=tmp_path / "run", animate=True).execute()
+    frames = frames_of(tmp_path / "run" / "animation.webp")
+    # the start, and a frame for every step; the encoder may merge two that look alike to it
+    assert len(frames) in (20, 21)
+    last = np.asarray(samples.grid(), float)
+    assert frames[-1].shape == last.shape
+    # lossy, but nearer to the end than anything before it
+    distance = [np.abs(frame - last).mean() for frame in frames]
+    assert np.argmin(distance) == len(frames) - 1 and distance[0] > 2 * distance[-1]
+    assert not (tmp_path / "run" / "checkpoint").exists()
+    from gradgen.images import find_images
+
+    assert {path.name for path in find_images([tmp_path / "run"])} == set(samples.picture_names())
+
+
+def test_an_animation_goes_on_after_an_interruption(tmp_path):
+    begun = run.begin({**GIVEN, "block_size": 5}, out=tmp_path / "run", animate=True)
+    begun.execute(stop=stop_after(2))
+    assert len(frames_of(tmp_path / "run" / "animation.webp")) == 3
+    run.resume(tmp_path / "run", {}).execute()
+    whole = frames_of(tmp_path / "run" / "animation.webp")
+    run.begin({**GIVEN, "block_size": 5}, out=tmp_path / "other", animate=True).execute()
+    other = frames_of(tmp_path / "other" / "animation.webp")
+    assert len(whole) == len(other) == 5
+    np.testing.assert_array_equal(whole, other)
+
+
+def test_an_animation_has_a_bounded_number_of_frames(tmp_path):
+    given = {**GIVEN, "classes": ("goldfish",), "method": "map", "budget": 150, "block_size": 1}
+    run.begin(given, out=tmp_path / "run", animate=True).execute()
+    assert 40 < len(frames_of(tmp_path / "run" / "animation.webp")) <= 62

@@ -17,6 +17,7 @@ from rich.markup import escape
 from gradgen.cli.bench import bench
 from gradgen.cli.classes import classes
 from gradgen.cli.common import err
+from gradgen.cli.compare import compare
 from gradgen.cli.diagnose import diagnose
 from gradgen.cli.sample import sample
 from gradgen.cli.score import score
@@ -33,6 +34,7 @@ COMMANDS: tuple[Callable[..., int | None], ...] = (
     stats,
     score,
     diagnose,
+    compare,
     train,
     bench,
 )

@@ -32,6 +32,7 @@ def diagnose(
     the traces since the warm-up; acceptance; plots.
     """
     from gradgen.evaluation import diagnose as dg
+    from gradgen.images import DIAGNOSIS
     from gradgen.plots import png_bytes
     from gradgen.weights.store import write_atomically
 
@@ -40,7 +41,9 @@ def diagnose(
     if plot:
         for one in found.classes:
             name = "".join(c if c.isalnum() else "-" for c in one.name.lower())
-            path = folder / ("diagnose.png" if len(found.classes) == 1 else f"diagnose-{name}.png")
+            path = folder / (
+                f"{DIAGNOSIS}.png" if len(found.classes) == 1 else f"{DIAGNOSIS}-{name}.png"
+            )
             title = f"{one.name} · {found.record['settings']['method']}"
             write_atomically(path, png_bytes(dg.diagnosis_figure(one, title)))
             written.append(path)

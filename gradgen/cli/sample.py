@@ -237,6 +237,14 @@ def sample(
         Path | None,
         _option("--recipe", panel=OUTPUT, help="Make a picture of an earlier run again."),
     ] = None,
+    animate: Annotated[
+        bool,
+        _option(
+            "--animate",
+            panel=OUTPUT,
+            help="Draw the chains' way, animation.webp, 60 frames at most.",
+        ),
+    ] = False,
     as_json: Annotated[
         bool, _option("--json", panel=OUTPUT, help="The result as JSON on standard output.")
     ] = False,
@@ -277,6 +285,8 @@ def sample(
     given = {name: value for name, value in options.items() if value is not None}
     if resume is not None and recipe is not None:
         raise UsageError("--resume and --recipe exclude each other; drop one")
+    if animate and (resume is not None or recipe is not None):
+        raise UsageError("--animate is for a new run; one that was begun so goes on so")
     if resume is not None and out is not None:
         raise UsageError("--resume writes into the run's own folder; drop --out")
     command = ["gradgen", *sys.argv[1:]]
@@ -289,7 +299,7 @@ def sample(
     elif recipe is not None:
         begun = run.from_recipe(recipe, given, clip, out=out, force=force, command=command)
     else:
-        begun = run.begin(given, clip, out=out, force=force, command=command)
+        begun = run.begin(given, clip, out=out, force=force, command=command, animate=animate)
     for line in (*begun.notes, summary(begun, likelihood_weight is not None)):
         common.note(line)
     try:

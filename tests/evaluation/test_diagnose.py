@@ -133,7 +133,7 @@ def test_the_command_writes_plot_and_netcdf_and_json(tmp_path, capsys):
     assert program.main(["diagnose", str(run), "--json", "--netcdf", str(tmp_path / "r.nc")]) == 0
     told = json.loads(capsys.readouterr().out)
     assert [one["class"] for one in told["classes"]] == ["class 0", "class 1"]
-    assert all((tmp_path / "run" / f"diagnose-class-{i}.png").is_file() for i in (0, 1))
+    assert all((tmp_path / "run" / f"diagnosis-class-{i}.png").is_file() for i in (0, 1))
     data = arviz.from_netcdf(tmp_path / "r.nc")
     assert data.posterior["squared_norm"].shape == (CHAINS, POINTS)
     np.testing.assert_array_equal(data.sample_stats["class_index"][:, 0], [0, 0, 1, 1])

@@ -1,0 +1,285 @@
+"""Runs side by side: how real, how sure, how different from one another, how over-saturated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gradgen.bundle import load_bundle, load_classifier
+from gradgen.errors import GradgenError, UsageError
+from gradgen.evaluation import metrics
+from gradgen.evaluation.diagnose import read_chains
+from gradgen.evaluation.features import evaluate, judge
+from gradgen.images import decode, find_images, resize_square
+from gradgen.networks import Bundle, Classifier
+from gradgen.samples import GRID_FILE, read_record
+
+JUDGE = "lite0"  # knows all of ImageNet, and takes part in the sampling of few classes
+MAX_REAL = 500  # photographs that a kernel distance looks at
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A column: its key, its heading, what it is, and which way is better (+1, -1, 0: neither)."""
+
+    key: str
+    heading: str
+    meaning: str
+    better: int
+    form: str = ".2f"
+
+
+METRICS = (
+    Metric("score", "log p(real)", "mean log-probability of being real by the discriminator", 1),
+    Metric("own", "p(class)", "mean probability of the class by the sampling classifier", 1),
+    Metric("judge", "judge log p", "mean log-probability of the class by the judge", 1),
+    Metric("top1", "judge top-1", "share of pictures whose class the judge names first", 1),
+    Metric("top5", "judge top-5", "share of pictures whose class is among the judge's five", 1),
+    Metric("distance", "distance", "mean cosine distance of a class's pictures, encoder", 1, ".3f"),
+    Metric(
+        "judge_distance",
+        "judge dist.",
+        "mean cosine distance of a class's pictures, judge",
+        1,
+        ".3f",
+    ),
+    Metric("vendi", "Vendi", "effective number of different pictures a class, encoder", 1),
+    Metric("judge_vendi", "judge Vendi", "effective number of different pictures, judge", 1),
+    Metric("saturated", "saturated", "share of colour values at 0 or 255", -1, ".3f"),
+    Metric("chroma", "chroma", "mean CIELAB chroma", 0, ".1f"),
+    Metric("kid", "KID", "kernel distance to the photographs in the judge's features", -1, ".3f"),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class RunPictures:
+    """What a run left: pictures (n, S, S, 3) uint8, their classes, and p(class | image)."""
+
+    name: str
+    folder: Path
+    record: dict[str, Any]
+    images: np.ndarray
+    class_position: np.ndarray
+    log_likelihood: np.ndarray
+
+    @property
+    def synsets(self) -> list[str]:
+        """Of each picture's class; empty where it has none."""
+        return [self.record["classes"][int(p)]["synset"] for p in self.class_position]
+
+
+@dataclass(frozen=True)
+class Value:
+    """A number and its 95 % bootstrap interval, each None where it makes no sense."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """One run's row."""
+
+    run: RunPictures
+    values: dict[str, Value]
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain numbers and strings."""
+        settings = self.run.record["settings"]
+        return {
+            "run": str(self.run.folder),
+            "method": settings["method"],
+            "settings": settings,
+            "classes": [job["name"] for job in self.run.record["classes"]],
+            "pictures": len(self.run.images),
+            "values": {key: vars(value) for key, value in self.values.items()},
+            "notes": list(self.notes),
+        }
+
+
+def load_run(folder: Path) -> RunPictures:
+    """A run's pictures from its folder.
+
+    Raises:
+        UsageError: it is no run's folder, or an unfinished run's.
+        GradgenError: a file is broken.
+    """
+    record = read_record(folder)
+    names = record.get("pictures")
+    if not names:
+        raise UsageError(
+            f"{folder} holds no pictures yet; 'gradgen sample --resume {folder}' finishes it"
+        )
+    arrays = read_chains(folder)
+    images = np.stack([np.asarray(decode(folder / name)) for name in names])
+    return RunPictures(
+        folder.resolve().name,
+        folder,
+        record,
+        images,
+        arrays["class_position"],
+        arrays["log_likelihood"],
+    )
+
+
+def load_real(paths: Sequence[str], size: int) -> np.ndarray:
+    """Photographs (n, S, S, 3) uint8, at most MAX_REAL of them, evenly chosen."""
+    files = find_images(list(paths))
+    step = max(1.0, len(files) / MAX_REAL)
+    chosen = [files[int(i * step)] for i in range(min(len(files), MAX_REAL))]
+    if len(chosen) < 2:
+        raise UsageError(f"a kernel distance takes at least 2 photographs, {len(chosen)} are given")
+    return np.stack([np.asarray(resize_square(decode(path), size)) for path in chosen])
+
+
+def compare(
+    folders: Sequence[Path],
+    bundle: str | None = None,
+    real: Sequence[str] | None = None,
+    seed: int = 0,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[Measured]:
+    """Measure runs by the same networks.
+
+    Args:
+        folders: of finished runs.
+        bundle: whose discriminator and encoder measure; ``None``: that of the first run.
+        real: photographs (folders, files, globs) for the kernel distance.
+        seed: of the bootstrap.
+        on_progress: called with (pictures done, pictures in all) as the judge goes through them.
+    """
+    runs = [load_run(folder) for folder in folders]
+    measuring = load_bundle(bundle or runs[0].record["settings"]["bundle"])
+    classifier = load_classifier(JUDGE)
+    photographs = None
+    if real:
+        pictures = load_real(real, max(len(run.images[0]) for run in runs))
+        photographs = judge(classifier, pictures)[1]
+    total, done, measured = sum(len(run.images) for run in runs), 0, []
+    for run in runs:
+
+        def report(count: int, before: int = done) -> None:
+            if on_progress is not None:
+                on_progress(before + count, total)
+
+        measured.append(measure(run, measuring, classifier, photographs, seed, report))
+        done += len(run.images)
+    return measured
+
+
+def measure(
+    run: RunPictures,
+    bundle: Bundle,
+    classifier: Classifier,
+    photographs: np.ndarray | None = None,
+    seed: int = 0,
+    on_progress: Callable[[int], None] | None = None,
+) -> Measured:
+    """All metrics of one run.
+
+    bundle: whose discriminator and encoder measure. classifier: the judge. photographs: (m, d),
+    the judge's features of real pictures.
+    """
+    notes: list[str] = []
+    log_p, features = judge(classifier, run.images, on_progress)
+    columns: dict[str, np.ndarray | None] = {
+        "score": _of_bundle(bundle, "discriminator", run.images, notes),
+        "own": np.exp(run.log_likelihood.astype(np.float64)),
+        "saturated": metrics.saturated_share(run.images),
+        "chroma": metrics.mean_chroma(run.images),
+        **_verdicts(run, classifier, log_p, notes),
+    }
+    groups = [
+        np.flatnonzero(run.class_position == position) for position in np.unique(run.class_position)
+    ]
+    values = {key: _mean(column, groups, seed) for key, column in columns.items()}
+    encoded = _of_bundle(bundle, "encoder", run.images, notes)
+    for key, rows_of in (("distance", encoded), ("judge_distance", features)):
+        values[key] = Value(None) if rows_of is None else _distance(rows_of, groups, seed)
+    for key, rows_of in (("vendi", encoded), ("judge_vendi", features)):
+        scores = [] if rows_of is None else [metrics.vendi_score(rows_of[g]) for g in groups]
+        values[key] = Value(float(np.mean(scores)) if scores else None)
+    if photographs is not None and len(run.images) > 1:
+        values["kid"] = _kid(features, photographs, groups, seed)
+    return Measured(run, values, tuple(dict.fromkeys(notes)))
+
+
+def _verdicts(
+    run: RunPictures, classifier: Classifier, log_p: np.ndarray, notes: list[str]
+) -> dict[str, np.ndarray | None]:
+    """What the judge says of each picture's class, if it knows them all."""
+    labels = [classifier.labels.by_synset(synset) for synset in run.synsets]
+    indices = [label.index for label in labels if label is not None]
+    if len(indices) < len(labels):
+        notes.append(f"{classifier.name} does not know every class of {run.name}")
+        return {"judge": None, "top1": None, "top5": None}
+    if any(job["classifier"]["name"] == classifier.name for job in run.record["classes"]):
+        notes.append(f"{run.name} was sampled under {classifier.name}: no independent judge of it")
+    own = np.asarray(indices)
+    rank = metrics.ranks(log_p, own)
+    return {
+        "judge": log_p[np.arange(len(own)), own],
+        "top1": (rank < 1).astype(float),
+        "top5": (rank < 5).astype(float),
+    }
+
+
+def _of_bundle(
+    bundle: Bundle, part: str, images: np.ndarray, notes: list[str]
+) -> np.ndarray | None:
+    """A network of the bundle over the pictures; None and a note where its weights are missing."""
+    try:
+        network = getattr(bundle, part)
+    except GradgenError as error:
+        notes.append(str(error))
+        return None
+    return evaluate(network.apply, network.params, images)
+
+
+def _mean(column: np.ndarray | None, groups: list[np.ndarray], seed: int) -> Value:
+    if column is None:
+        return Value(None)
+    return _interval(lambda rows: float(column[rows].mean()), groups, seed)
+
+
+def _interval(
+    statistic: Callable[[np.ndarray], float | None], groups: list[np.ndarray], seed: int
+) -> Value:
+    found = statistic(np.concatenate(groups))
+    interval = metrics.bootstrap_interval(statistic, groups, seed=seed)
+    return Value(found, *(interval or (None, None)))
+
+
+def _distance(features: np.ndarray, groups: list[np.ndarray], seed: int) -> Value:
+    """Mean over classes of the mean cosine distance within each."""
+
+    def statistic(rows: np.ndarray) -> float | None:
+        kept = np.unique(rows)  # a picture drawn twice is no pair of like pictures
+        found = [
+            metrics.mean_cosine_distance(features[np.intersect1d(kept, group)]) for group in groups
+        ]
+        known = [value for value in found if value is not None]
+        return float(np.mean(known)) if known else None
+
+    return _interval(statistic, groups, seed)
+
+
+def _kid(
+    features: np.ndarray, photographs: np.ndarray, groups: list[np.ndarray], seed: int
+) -> Value:
+    def statistic(rows: np.ndarray) -> float | None:
+        kept = np.unique(rows)
+        return metrics.kid(features[kept], photographs) if len(kept) > 1 else None
+
+    return _interval(statistic, groups, seed)
+
+
+def grid_of(run: RunPictures) -> Path:
+    """The grid that the run drew of itself."""
+    return run.folder / GRID_FILE
