@@ -277,7 +277,7 @@ def image_grid(
         raise ValueError(f"{len(row_labels)} labels for {rows} rows")
     height, width = array.shape[1] * scale, array.shape[2] * scale
     font = ImageFont.load_default(size=max(12, min(20, height // 5)))
-    wrapped = [_wrap(label, font, LABEL_COLUMN) for label in row_labels or ()]
+    wrapped = [wrap_text(label, font, LABEL_COLUMN) for label in row_labels or ()]
     margin = max((_text_width(line, font) for label in wrapped for line in label), default=0)
     left = margin + 2 * max(pad, 4) if margin else pad
     grid = Image.new(
@@ -302,7 +302,7 @@ def _text_width(text: str, font: Any) -> int:
     return int(np.ceil(font.getlength(text)))
 
 
-def _wrap(text: str, font: Any, width: int) -> list[str]:
+def wrap_text(text: str, font: Any, width: int) -> list[str]:
     """Break a label at spaces into lines no wider than `width` where its words allow it."""
     lines: list[str] = []
     for word in text.split():

@@ -135,6 +135,7 @@ def begin(
     force: bool = False,
     command: list[str] | None = None,
     animate: bool = False,
+    stop_at: int | None = None,
 ) -> Run:
     """A new run.
 
@@ -144,11 +145,12 @@ def begin(
         force: replace an earlier run in ``out``.
         command: how it was called, for the record.
         animate: draw the chains' way too; blocks are so short that it has frames enough.
+        stop_at: end after this many steps of the settings' schedule.
 
     Raises:
         UsageError: settings that make no sense, or an ``out`` that is not empty.
     """
-    plan = prepare(make_settings(given, clip))
+    plan = prepare(make_settings(given, clip), stop_at=stop_at)
     num_steps = sampler_settings(plan.settings).num_steps
     if animate and given.get("block_size") is None:
         size = block_size_for(num_steps, plan.settings.block_size or num_steps)

@@ -19,6 +19,7 @@ from gradgen.cli.classes import classes
 from gradgen.cli.common import err
 from gradgen.cli.compare import compare
 from gradgen.cli.diagnose import diagnose
+from gradgen.cli.reproduce import reproduce
 from gradgen.cli.sample import sample
 from gradgen.cli.score import score
 from gradgen.cli.show import show
@@ -75,6 +76,7 @@ def _global_options(
 
 for _command in COMMANDS:
     app.command()(_command)
+app.add_typer(reproduce)
 app.add_typer(weights)
 
 
