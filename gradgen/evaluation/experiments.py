@@ -124,8 +124,10 @@ def run_variants(experiment: Experiment, variants: Sequence[Variant]) -> dict[st
                 done = before + block.gradient_evaluations
                 experiment.on_progress(f"{one.title}: {block.job.label.name}", done, total)
 
-        _run(experiment, one, show)
+        ran = _run(experiment, one, show)
         before += cost
+        if ran and one is not variants[-1] and experiment.stop is not None and experiment.stop():
+            raise KeyboardInterrupt
         if experiment.on_progress is not None:
             experiment.on_progress(one.title, before, total)
     return {one.key: load_run(experiment.folder / one.key) for one in variants}
@@ -150,7 +152,8 @@ def _gradients(experiment: Experiment, one: Variant) -> int:
     return len(experiment.classes) * (1 + steps * sampler.gradients_per_step)
 
 
-def _run(experiment: Experiment, one: Variant, show: Callable[[SampleProgress], None]) -> None:
+def _run(experiment: Experiment, one: Variant, show: Callable[[SampleProgress], None]) -> bool:
+    """Run a variant, unless it is finished; returns whether there was anything to do."""
     folder, given = experiment.folder / one.key, _given(experiment, one)
     if (folder / RECORD_FILE).is_file():
         try:
@@ -160,7 +163,7 @@ def _run(experiment: Experiment, one: Variant, show: Callable[[SampleProgress], 
                 f"{error}; {experiment.folder} holds another experiment: choose another --out"
             ) from error
         if not isinstance(begun, run.Run):
-            return  # it is finished
+            return False
         if begun.plan.stop_at != one.stop_at:
             raise UsageError(f"{folder} stops at another step; choose another --out")
     else:
@@ -168,6 +171,7 @@ def _run(experiment: Experiment, one: Variant, show: Callable[[SampleProgress], 
     samples = begun.execute(show, experiment.stop)
     if samples.record["status"] != "finished":
         raise KeyboardInterrupt
+    return True
 
 
 # --- figure 2 ---------------------------------------------------------------------------------
