@@ -108,14 +108,8 @@ def test_there_and_back_again():
     np.testing.assert_allclose(white_red, [-104.0, -117.0, 255 - 123.0])
 
 
-@pytest.mark.parametrize(
-    ("method", "budget"),
-    [
-        ("mala", 3),  # the others compile for as long again
-        pytest.param("map", 2, marks=pytest.mark.slow),
-        pytest.param("hmc", 2, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow  # half a minute of compilation each
+@pytest.mark.parametrize(("method", "budget"), [("mala", 3), ("map", 2), ("hmc", 2)])
 def test_every_method_runs_on_it(bundle, method, budget, tmp_path):
     samples = sample(
         bundle, "lipstick", method, 2, budget=budget, num_integration_steps=2, clip=False

@@ -57,6 +57,13 @@ def photographs():
     return np.tanh(noise[:, 2:34, 2:34] / 5).astype(np.float32)
 
 
+def logits_of(network):
+    """(images, statistics or None) -> (n,), compiled."""
+    graph, params = nnx.split(network)
+    run = jax.jit(lambda params, *inputs: nnx.merge(graph, params)(*inputs)["logit"])
+    return lambda images, statistics=None: np.asarray(run(params, images, statistics))
+
+
 def caffe_network(arrays, statistics, flip, batch):
     """The same in Caffe's layers: a true convolution is Caffe's with the kernel turned round."""
     net = caffe_files.Prototxt((batch, 3, 32, 32))
@@ -107,19 +114,20 @@ def test_every_layer_is_opencvs_with_the_same_statistics(
 def test_reference_statistics_are_those_of_the_whole_set_as_one_batch(converted, photographs):
     network = load_discriminator(converted, True)
     statistics = dcgan.reference_statistics(network, photographs, batch_size=5)
-    whole = jax.jit(lambda images: network(images))(photographs)["logit"]
-    fixed = network(photographs, statistics)["logit"]
+    logits = logits_of(network)
+    whole, fixed = logits(photographs), logits(photographs, statistics)
     np.testing.assert_allclose(whole, fixed, atol=1e-4 * float(np.abs(whole).max()))
 
 
 def test_with_fixed_statistics_a_verdict_does_not_depend_on_the_neighbours(converted, photographs):
     network = load_discriminator(converted, True)
     statistics = dcgan.reference_statistics(network, photographs)
-    together = network(photographs[:4], statistics)["logit"]
-    alone = network(photographs[2:3], statistics)["logit"]
+    logits = logits_of(network)
+    together = logits(photographs[:4], statistics)
+    alone = logits(photographs[2:3], statistics)
     np.testing.assert_allclose(together[2], alone[0], rtol=1e-4, atol=1e-5)
-    others = network(photographs[2:9])["logit"]  # the original's way: it does depend
-    assert abs(float(network(photographs[:4])["logit"][2] - others[0])) > 1e-3
+    others = logits(photographs[2:9])  # the original's way: it does depend
+    assert abs(logits(photographs[:4])[2] - others[0]) > 1e-3
 
 
 def test_the_reference_keeps_the_way_round_that_prefers_photographs(converted, photographs):
@@ -130,7 +138,7 @@ def test_the_reference_keeps_the_way_round_that_prefers_photographs(converted, p
     assert margin[kept] == max(margin.values())
     assert made["images"] == 24
     network = load_discriminator(converted, made["flip_kernels"])
-    logits = network(photographs, load_reference(converted))["logit"]
+    logits = logits_of(network)(photographs, load_reference(converted))
     log_p = float(jax.nn.log_sigmoid(logits).mean())
     assert log_p == pytest.approx(trials[kept]["photographs"], abs=1e-4)
 
@@ -176,4 +184,4 @@ def test_broken_headers_are_a_clear_error(tmp_path, arrays):
 
 def test_the_module_is_made_without_a_file_too():
     module = dcgan.Discriminator(rngs=nnx.Rngs(0))
-    assert module(np.zeros((2, 32, 32, 3), np.float32))["logit"].shape == (2,)
+    assert logits_of(module)(np.zeros((2, 32, 32, 3), np.float32)).shape == (2,)
