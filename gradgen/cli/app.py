@@ -19,6 +19,7 @@ from gradgen.cli.classes import classes
 from gradgen.cli.common import err
 from gradgen.cli.compare import compare
 from gradgen.cli.diagnose import diagnose
+from gradgen.cli.evaluate import evaluate
 from gradgen.cli.reproduce import reproduce
 from gradgen.cli.sample import sample
 from gradgen.cli.score import score
@@ -37,6 +38,7 @@ COMMANDS: tuple[Callable[..., int | None], ...] = (
     diagnose,
     compare,
     train,
+    evaluate,
     bench,
 )
 INTERRUPTED = 130  # 128 + SIGINT, what a shell expects of a program ended by Ctrl-C

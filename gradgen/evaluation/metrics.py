@@ -93,6 +93,12 @@ def ranks(log_probabilities: np.ndarray, classes: np.ndarray) -> np.ndarray:
     return (log_probabilities > own).sum(1)
 
 
+def auc(positive: np.ndarray, negative: np.ndarray) -> float:
+    """Probability that a positive score is above a negative one; equal ones count half."""
+    above = positive[:, None] > negative
+    return float(above.mean() + 0.5 * (positive[:, None] == negative).mean())
+
+
 def farthest_points(features: np.ndarray, count: int) -> list[int]:
     """``count`` rows, each as far as can be from those before it (Gonzalez 1985).
 

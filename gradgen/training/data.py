@@ -54,25 +54,38 @@ def load_datasets(
     return _load_folders(folder, size, advance)
 
 
+def load_held_out(
+    folder: Path, size: int, advance: Callable[[int, int], None] | None = None
+) -> Dataset:
+    """The validation images alone; see :func:`load_datasets`."""
+    if (folder / "val.npz").is_file():
+        return _load_shard(folder, "val.npz", size, advance)
+    return load_datasets(folder, size, advance)[1]
+
+
 def _load_shards(
     folder: Path, size: int, advance: Callable[[int, int], None] | None
 ) -> tuple[Dataset, Dataset]:
+    train, val = (_load_shard(folder, p, size, advance) for p in ("train-*.npz", "val.npz"))
+    return train, val
+
+
+def _load_shard(
+    folder: Path, pattern: str, size: int, advance: Callable[[int, int], None] | None
+) -> Dataset:
     lines = (folder / "classes.txt").read_text(encoding="utf-8").splitlines()
     classes = tuple(line.replace("\t", " ", 1) for line in lines if line.strip())
-    datasets = []
-    for pattern in ("train-*.npz", "val.npz"):
-        blobs: list[bytes] = []
-        labels = []
-        for path in sorted(folder.glob(pattern)):
-            with np.load(path) as shard:
-                data, offset = shard["jpeg"].tobytes(), shard["offset"]
-                blobs += [data[a:b] for a, b in pairwise(offset)]
-                labels.append(shard["label"].astype(np.int32))
-        if not blobs:
-            raise UsageError(f"{folder} holds no {pattern}")
-        images = _decode_all([io.BytesIO(blob) for blob in blobs], size, advance)
-        datasets.append(Dataset(images, np.concatenate(labels), classes, folder.name))
-    return datasets[0], datasets[1]
+    blobs: list[bytes] = []
+    labels = []
+    for path in sorted(folder.glob(pattern)):
+        with np.load(path) as shard:
+            data, offset = shard["jpeg"].tobytes(), shard["offset"]
+            blobs += [data[a:b] for a, b in pairwise(offset)]
+            labels.append(shard["label"].astype(np.int32))
+    if not blobs:
+        raise UsageError(f"{folder} holds no {pattern}")
+    images = _decode_all([io.BytesIO(blob) for blob in blobs], size, advance)
+    return Dataset(images, np.concatenate(labels), classes, folder.name)
 
 
 def _load_folders(

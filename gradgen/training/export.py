@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from gradgen.evaluation.metrics import auc
 from gradgen.models.tiny64 import IMAGE_SIZE, Discriminator, Encoder, Generator
 from gradgen.training.classifier import (
     calibration_error,
@@ -174,10 +175,9 @@ def measure_generator(
     error = ((rebuilt - target) ** 2).mean((1, 2, 3))
     on_real = apply_in_batches(discriminator, target.astype(np.float32))
     on_fake = apply_in_batches(discriminator, dreamt)
-    wins = (on_real[:, None] > on_fake).mean() + 0.5 * (on_real[:, None] == on_fake).mean()
     return {
         "reconstruction_psnr_db": float(np.mean(10 * np.log10(4.0 / error))),
-        "discriminator_auc": float(wins),
+        "discriminator_auc": auc(on_real, on_fake),
         "discriminator_log_probability_val": float(-np.logaddexp(0, -on_real).mean()),
         "discriminator_log_probability_prior": float(-np.logaddexp(0, -on_fake).mean()),
     }
