@@ -19,6 +19,8 @@ FALLBACK_CLASSIFIER = "lite0"  # knows all 1000 ImageNet classes
 # answered.
 BLOCK_GRADIENTS = 50
 BLOCK_MULTIPLY_ADDS = 50.4e9  # forward passes' alone: 400 of tiny64's pictures
+# Nguyen et al. 2016 begin with 8 under CaffeNet's kin, and with 2 under GoogLeNet.
+DGN_AM_GOOGLENET_STEP_SIZE = 2.0
 DEFAULT_SIGMAS = 3.0  # Nguyen et al. 2016: bounds of mean + 3 standard deviations
 
 
@@ -147,8 +149,16 @@ def prepare(
     )
     if only_chain is not None:
         batches = tuple(b for b in batches if b.start <= only_chain < b.start + b.size)
+    step_size = settings.step_size
+    if settings.preset == "dgn-am" and any(job.classifier.name == "googlenet" for job in jobs):
+        step_size = step_size or DGN_AM_GOOGLENET_STEP_SIZE
     return Plan(
-        settings=replace(settings, likelihood_weight=weight, block_size=steps_a_block),
+        settings=replace(
+            settings,
+            likelihood_weight=weight,
+            block_size=steps_a_block,
+            step_size=step_size,
+        ),
         bundle=bundle,
         jobs=tuple(jobs),
         batches=batches,

@@ -151,6 +151,15 @@ def test_dgn_ams_bounds_are_the_default_box(bundle):
         prepare(settings(), bundle)
 
 
+def test_dgn_am_begins_with_the_published_step_sizes(bundle):
+    fc6 = load_bundle("googlenet")
+    assert prepare(settings(preset="dgn-am"), fc6).settings.step_size == 2.0
+    assert prepare(settings(preset="dgn-am", step_size=3.0), fc6).settings.step_size == 3.0
+    assert prepare(settings(), fc6).settings.step_size is None
+    small = load_bundle("tiny64")
+    assert prepare(settings(preset="dgn-am", classes="lemon"), small).settings.step_size is None
+
+
 def test_parts_that_are_missing_say_how_to_get_them(home):
     fc6 = load_bundle("googlenet")
     with pytest.raises(
