@@ -17,6 +17,11 @@ LARGEST_TAR = 4 * 10**9  # bytes to unpack on the way to the member
 CHUNK = 1 << 20
 
 
+def is_archive(path: Path) -> bool:
+    """Whether a file is a zip or tar, by its content."""
+    return zipfile.is_zipfile(path) or tarfile.is_tarfile(path)
+
+
 def extract_member(archive: Path, member: str, target: Path) -> None:
     """Write the archive's file whose path ends in ``member`` to ``target``, atomically.
 

@@ -11,15 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gradgen.errors import GradgenError, UsageError
-from gradgen.weights.archive import extract_member
+from gradgen.weights.archive import extract_member, is_archive
 from gradgen.weights.download import SEEN_FILE, Source, check, download
 from gradgen.weights.registry import WEIGHTS_FILE, Entry, downloads_dir
 from gradgen.weights.store import file_sha256, read_card
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
-
-ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ def take(entry: Entry, files: Sequence[Path]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with _lock(entry):
         for path, source in zip(files, _sources(entry), strict=True):
-            if entry.member is None or _is_archive(path):
+            if entry.member is None or is_archive(path):
                 try:
                     check(path, source, folder)
                 except GradgenError as error:
@@ -150,16 +148,12 @@ def _sources(entry: Entry) -> list[Source]:
     return [Source(url, entry.checksum(position)) for position, url in enumerate(entry.urls)]
 
 
-def _is_archive(path: Path) -> bool:
-    return path.name.lower().endswith(ARCHIVES)
-
-
 def _convert(entry: Entry, files: Sequence[Path]) -> None:
     from gradgen.weights.convert import Origin, convert
 
     hashes = tuple(file_sha256(path) for path in files)
     origin = Origin(entry.title, entry.urls, entry.member, entry.licence, hashes)
-    if entry.member is None or not _is_archive(files[0]):
+    if entry.member is None or not is_archive(files[0]):
         convert(entry.network, files, entry.folder, origin)
         return
     member = downloads_dir() / f"{entry.name}-{Path(entry.member).name}"

@@ -182,7 +182,7 @@ def test_a_file_of_ones_own_is_checked_too(store, capsys, tmp_path, googlenet):
 
 
 def test_an_archive_of_ones_own_gives_its_member(store, tmp_path, googlenet):
-    own = tmp_path / "all.zip"
+    own = tmp_path / "saved without its ending"
     own.write_bytes(zipped(googlenet))
     assert run("fetch", "zipped", "--file", own) == 0
     member = tmp_path / "net.caffemodel"
