@@ -48,6 +48,7 @@ def report(
     folder: Path, record: Mapping[str, Any], as_json: bool, extra: Mapping[str, Any] | None = None
 ) -> None:
     """The result on standard output: JSON, or a table and the paths."""
+    from gradgen.images import ANIMATION_FILE
     from gradgen.samples import GRID_FILE
 
     if as_json:
@@ -58,6 +59,8 @@ def report(
     # not through Rich, which would break long paths
     print(f"run   {folder}")
     print(f"grid  {folder / GRID_FILE}")
+    if (folder / ANIMATION_FILE).is_file():
+        print(f"way   {folder / ANIMATION_FILE}")
 
 
 def result_table(record: Mapping[str, Any]) -> Any:
