@@ -88,7 +88,13 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+SLOW = ("alexnet", "deepsim fc6")  # as caffenet but for the order of two layers; as pool5
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in NETWORKS],
+)
 def test_every_layer_is_opencvs(tmp_path, name):
     describe, how, make, generation = NETWORKS[name]
     weights = describe(**how).random_weights()

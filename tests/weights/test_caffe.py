@@ -134,7 +134,8 @@ def mutate(rng, content):
     return bytes(data)
 
 
-def test_ten_thousand_damaged_files_give_clear_errors_or_numbers_of_the_right_shape(tmp_path):
+@pytest.mark.parametrize("count", [1000, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_damaged_files_give_clear_errors_or_numbers_of_the_right_shape(tmp_path, count):
     rng = np.random.default_rng(0)
     module = nnx.eval_shape(lambda: Small(nnx.Rngs(0)))
     small = {
@@ -151,7 +152,7 @@ def test_ten_thousand_damaged_files_give_clear_errors_or_numbers_of_the_right_sh
     path = tmp_path / "some.caffemodel"
     messages = []
     tracemalloc.start()
-    for number in range(10_000):
+    for number in range(count):
         path.write_bytes(mutate(rng, originals[number % len(originals)]))
         try:
             found = caffe_parameters(module, read_caffemodel(path), "some")
@@ -162,5 +163,5 @@ def test_ten_thousand_damaged_files_give_clear_errors_or_numbers_of_the_right_sh
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert not any("\n" in message for message in messages)
-    assert 2000 < len(messages) < 10_000  # most damage among the numbers cannot be told
+    assert 0.2 * count < len(messages) < count  # most damage among the numbers cannot be told
     assert peak < 50e6  # files are some 5 kB
