@@ -82,6 +82,7 @@ def budget_figure(
     shown = [metric for metric in METRICS if metric.key in first]
     figure = Figure(figsize=(11, 3.4 * -(-len(shown) // 2)), layout="constrained")
     axes = figure.subplots(-(-len(shown) // 2), 2, squeeze=False).ravel()
+    ticks = sorted({budget for by_budget in found.values() for budget in by_budget})
     colours = {"map": "tab:red", "mala": "tab:blue", "hmc": "tab:green"}
     for axis, metric in zip(axes, shown, strict=False):
         for (method, clip), by_budget in found.items():
@@ -108,13 +109,16 @@ def budget_figure(
                 highs = np.array([value.high for _, value in points], float)
                 axis.fill_between(budgets, lows, highs, alpha=0.12, linewidth=0, **style)
         axis.set_xscale("log")
+        axis.set_xticks(ticks, [str(budget) for budget in ticks])
+        axis.set_xticks([], minor=True)
         axis.set_xlabel("gradient evaluations a chain")
         axis.set_ylabel(metric.heading)
         axis.set_title(metric.meaning, fontsize="small")
         axis.grid(alpha=0.3)
     for axis in axes[len(shown) :]:
         axis.remove()
-    axes[0].legend(fontsize="small")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize="small", loc="outside lower center", ncols=len(labels))
     if title:
         figure.suptitle(title, fontsize="medium")
     return figure
