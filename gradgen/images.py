@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin
@@ -20,6 +20,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin
 from gradgen.errors import GradgenError, UsageError
 from gradgen.weights.store import write_atomically
 
+T = TypeVar("T")
 ImageSource: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray
 
 SUFFIXES = frozenset(
@@ -192,6 +193,12 @@ def _from_array(array: np.ndarray) -> Image.Image:
 
 
 # --- finding ----------------------------------------------------------------------------------
+
+
+def evenly_chosen(items: Sequence[T], most: int) -> list[T]:
+    """All items, or ``most`` of them spread evenly over the sequence; the first is among them."""
+    step = max(1.0, len(items) / most)
+    return [items[int(i * step)] for i in range(min(len(items), most))]
 
 
 def find_images(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:

@@ -163,14 +163,12 @@ def _reference(entry: Entry, paths: list[str] | None) -> None:
     import numpy as np
 
     from gradgen.cli.common import quiet_pillow
-    from gradgen.images import ImageError, find_images, load_image
+    from gradgen.images import ImageError, evenly_chosen, find_images, load_image
     from gradgen.models.dcgan import IMAGE_SIZE
     from gradgen.weights.dcgan import MOST_REFERENCE_IMAGES, make_reference
 
     quiet_pillow()
-    files = find_images(paths)
-    step = max(1, len(files) / MOST_REFERENCE_IMAGES)
-    chosen = [files[int(i * step)] for i in range(min(len(files), MOST_REFERENCE_IMAGES))]
+    chosen = evenly_chosen(find_images(paths), MOST_REFERENCE_IMAGES)
     pictures = []
     with progress("reading photographs", total=len(chosen), unit="images") as shown:
         for file in chosen:

@@ -14,7 +14,7 @@ from gradgen.errors import GradgenError, UsageError
 from gradgen.evaluation import metrics
 from gradgen.evaluation.diagnose import read_chains
 from gradgen.evaluation.features import evaluate, judge
-from gradgen.images import decode, find_images, resize_square
+from gradgen.images import decode, evenly_chosen, find_images, resize_square
 from gradgen.networks import Bundle, Classifier
 from gradgen.samples import GRID_FILE, read_record
 
@@ -130,9 +130,7 @@ def load_run(folder: Path) -> RunPictures:
 
 def load_real(paths: Sequence[str], size: int) -> np.ndarray:
     """Photographs (n, S, S, 3) uint8, at most MAX_REAL of them, evenly chosen."""
-    files = find_images(list(paths))
-    step = max(1.0, len(files) / MAX_REAL)
-    chosen = [files[int(i * step)] for i in range(min(len(files), MAX_REAL))]
+    chosen = evenly_chosen(find_images(list(paths)), MAX_REAL)
     if len(chosen) < 2:
         raise UsageError(f"a kernel distance takes at least 2 photographs, {len(chosen)} are given")
     return np.stack([np.asarray(resize_square(decode(path), size)) for path in chosen])

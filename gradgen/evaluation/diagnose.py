@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gradgen.errors import GradgenError, UsageError
-from gradgen.inference.diagnostics import MIN_POINTS, kept_series, summarise
+from gradgen.inference.diagnostics import MIN_POINTS, import_arviz, kept_series, summarise
 from gradgen.samples import CHAINS_FILE, number, read_record
 
 if TYPE_CHECKING:
@@ -202,9 +201,7 @@ def _advice(found: ClassDiagnosis, settings: Mapping[str, Any]) -> list[str]:
 
 def autocorrelation(draws: np.ndarray, max_lag: int = MAX_LAG) -> np.ndarray:
     """(chains, lags) autocorrelation of draws (chains, points), by ArviZ."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        import arviz
+    arviz = import_arviz()
     with np.errstate(divide="ignore", invalid="ignore"):  # chains that never moved
         return np.asarray(arviz.autocorr(draws, axis=-1))[:, : max_lag + 1]
 
@@ -228,8 +225,9 @@ def diagnosis_figure(found: ClassDiagnosis, title: str = "") -> Figure:
         ]
         left.set_title(", ".join(told), fontsize="small", loc="right")
         if draws.shape[1] >= MIN_POINTS:
-            right.plot(autocorrelation(draws).T, linewidth=0.5, alpha=0.5, color="tab:blue")
-            right.plot(autocorrelation(draws).mean(0), color="black", linewidth=1.4)
+            correlation = autocorrelation(draws)
+            right.plot(correlation.T, linewidth=0.5, alpha=0.5, color="tab:blue")
+            right.plot(correlation.mean(0), color="black", linewidth=1.4)
         right.axhline(0, color="grey", linewidth=0.6)
         right.set_ylim(-0.4, 1.05)
         for axis in (left, right):
@@ -246,11 +244,9 @@ def netcdf_bytes(diagnosis: Diagnosis) -> bytes:
     """The chains as ArviZ InferenceData in NetCDF form.
 
     Group ``posterior``: the traced quantities, one variable each, with dimensions chain and draw;
-    several classes' chains follow one another, ``class_name`` in ``sample_stats`` says whose.
+    several classes' chains follow one another, ``class_index`` in ``sample_stats`` says whose.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        import arviz
+    arviz = import_arviz()
 
     record, traces = diagnosis.record, diagnosis.traces
     last = min(min(job["steps"]) for job in record["classes"] if job["steps"])

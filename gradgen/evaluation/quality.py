@@ -13,7 +13,7 @@ from gradgen.errors import UsageError
 from gradgen.evaluation import metrics
 from gradgen.evaluation.compare import JUDGE
 from gradgen.evaluation.features import evaluate, judge
-from gradgen.images import to_uint8
+from gradgen.images import evenly_chosen, to_uint8
 from gradgen.labels import Label, Labels
 from gradgen.networks import Bundle
 from gradgen.sampling import SampleProgress, decoder, sample
@@ -98,9 +98,7 @@ def evaluate_bundle(
         "kid_of_prior_against_codes": metrics.kid(features["prior"], features["reconstructions"]),
     }
 
-    seen_classes = np.unique(val.labels)
-    step = max(1.0, len(seen_classes) / num_classes)
-    picked = [int(seen_classes[int(i * step)]) for i in range(min(num_classes, len(seen_classes)))]
+    picked = evenly_chosen(np.unique(val.labels).tolist(), num_classes)
     classes = [bundle.labels[index] for index in picked]
 
     def on_block(block: SampleProgress) -> None:

@@ -51,10 +51,7 @@ def summarise(draws: np.ndarray, r_hat: str = "split") -> dict[str, float | None
     num_chains, num_points = draws.shape
     if num_points < MIN_POINTS or not np.isfinite(draws).all() or np.ptp(draws) == 0:
         return {"r_hat": None, "ess_bulk": None, "ess_tail": None}
-    with warnings.catch_warnings():  # that ArviZ is being rewritten is nothing a user can act on
-        warnings.simplefilter("ignore", FutureWarning)
-        import arviz
-
+    arviz = import_arviz()
     with np.errstate(divide="ignore", invalid="ignore"):  # chains that never moved: None below
         figures: dict[str, Any] = {
             "r_hat": arviz.rhat(draws, method=r_hat) if num_chains > 1 else None,
@@ -65,3 +62,11 @@ def summarise(draws: np.ndarray, r_hat: str = "split") -> dict[str, float | None
         name: float(value) if value is not None and np.isfinite(value) else None
         for name, value in figures.items()
     }
+
+
+def import_arviz() -> Any:
+    """ArviZ, without its notice that it is being rewritten: nothing that a user can act on."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        import arviz
+    return arviz

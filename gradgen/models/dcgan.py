@@ -7,7 +7,7 @@ a reference set of photographs (:func:`reference_statistics`), or, to compare, o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -99,7 +99,6 @@ def reference_statistics(
     network: Discriminator,
     images: np.ndarray,
     batch_size: int = 64,
-    on_layer: Callable[[int], None] | None = None,
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """What the original would normalise with, were all these pictures one batch.
 
@@ -108,7 +107,7 @@ def reference_statistics(
     """
     found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     hidden = np.asarray(images, np.float32)
-    for number, name in enumerate(layer_names()):
+    for name in layer_names():
         layer = network.layers[name]
         graph, params = nnx.split(layer)
         convolve = jax.jit(lambda p, x, graph=graph: nnx.merge(graph, p).convolve(x))
@@ -132,8 +131,6 @@ def reference_statistics(
                 for part in _batches(convolved, batch_size)
             ]
         )
-        if on_layer is not None:
-            on_layer(number + 1)
     return found
 
 
