@@ -185,7 +185,10 @@ class Affine(nnx.Module):
 
     def __call__(self, inputs: Array) -> Array:
         kernel = self.kernel[...].astype(inputs.dtype)
-        outputs = conv2d(inputs, kernel) if kernel.ndim == 4 else inputs @ kernel
+        if kernel.ndim == 4:
+            outputs = conv2d(inputs, kernel)
+        else:  # of a pointwise layer, whose rows are many, the plain rule is the faster one
+            outputs = dense(inputs, kernel) if inputs.ndim == 2 else inputs @ kernel
         if self.norm is not None:  # the norm's own bias makes ours superfluous
             return self.norm(outputs)
         return outputs + per_channel(self.bias[...], outputs)
