@@ -27,20 +27,25 @@ QUALITY = 75
 
 @dataclass(eq=False)
 class Recorder:
-    """Keeps the codes of at most MOST_FRAMES blocks of each batch, in a folder of the run."""
+    """Keeps the codes of at most MOST_FRAMES blocks of each group, in a folder of the run."""
 
     folder: Path
 
-    def take(self, block: SampleProgress) -> None:
+    def take(self, block: SampleProgress, plan: Plan) -> None:
         """Keep a block's codes, if it is time."""
         every = block.num_steps / MOST_FRAMES
-        kept = self._steps(block.batch_number)
-        last = kept[-1] if kept else 0
-        if block.step - last < every and block.step < block.num_steps:
-            return
-        buffer = io.BytesIO()
-        np.save(buffer, np.asarray(block.state.position), allow_pickle=False)
-        write_atomically(self._path(block.batch_number, block.step), buffer.getvalue())
+        size = plan.groups[block.groups[0]].size
+        for place, index in enumerate(block.groups):
+            if plan.groups[index].start >= MOST_TILES:
+                continue
+            kept = self._steps(index)
+            last = kept[-1] if kept else 0
+            if block.step - last < every and block.step < block.num_steps:
+                continue
+            buffer = io.BytesIO()
+            codes = np.asarray(block.state.position[place * size : (place + 1) * size])
+            np.save(buffer, codes, allow_pickle=False)
+            write_atomically(self._path(index, block.step), buffer.getvalue())
 
     def write(self, samples: Samples, plan: Plan, path: Path) -> int:
         """Draw the frames into an animated WebP; returns their number."""
@@ -64,30 +69,30 @@ class Recorder:
 
         present = len(np.unique(samples.class_position))
         shown = np.flatnonzero(samples.chain < max(1, MOST_TILES // max(1, present)))
-        batches = [
-            self._batch_of(plan, int(samples.class_position[i]), int(samples.chain[i]))
+        places = [
+            self._place_of(plan, int(samples.class_position[i]), int(samples.chain[i]))
             for i in shown
         ]
-        steps = {batch: self._steps(batch) for batch, _ in batches}
+        steps = {group: self._steps(group) for group, _ in places}
         starts: dict[int, np.ndarray] = {}
-        for number in steps:
-            batch = plan.batches[number]
-            job = plan.jobs[batch.class_position]
-            keys = chain_keys(plan.settings.seed, job.label.index, batch.start, batch.size)
+        for index in steps:
+            group = plan.groups[index]
+            job = plan.jobs[group.class_position]
+            keys = chain_keys(plan.settings.seed, job.label.index, group.start, group.size)
             codes = np.asarray(starting_codes(keys, plan.bundle.code_size))
             if job.bounds is not None and plan.settings.clip_mode == "project":
                 codes = np.clip(codes, *job.bounds)
-            starts[number] = codes
+            starts[index] = codes
         decode, params = decoder(plan.bundle), plan.bundle.generator.params
         drawn = []
         for frame in range(1 + max((len(own) for own in steps.values()), default=0)):
             at = {
-                number: starts[number]
+                index: starts[index]
                 if frame == 0 or not own
-                else np.load(self._path(number, own[min(frame, len(own)) - 1]))
-                for number, own in steps.items()
+                else np.load(self._path(index, own[min(frame, len(own)) - 1]))
+                for index, own in steps.items()
             }
-            codes = np.stack([at[number][row] for number, row in batches])
+            codes = np.stack([at[index][row] for index, row in places])
             drawn.append(
                 replace(
                     samples,
@@ -98,22 +103,22 @@ class Recorder:
         return drawn
 
     @staticmethod
-    def _batch_of(plan: Plan, class_position: int, chain: int) -> tuple[int, int]:
-        """(number of the batch, row in it) of a chain."""
+    def _place_of(plan: Plan, class_position: int, chain: int) -> tuple[int, int]:
+        """(index of the group, row in it) of a chain."""
         return next(
-            (number, chain - batch.start)
-            for number, batch in enumerate(plan.batches)
-            if batch.class_position == class_position
-            and batch.start <= chain < batch.start + batch.size
+            (index, chain - group.start)
+            for index, group in enumerate(plan.groups)
+            if group.class_position == class_position
+            and group.start <= chain < group.start + group.size
         )
 
-    def _steps(self, batch: int) -> list[int]:
-        return sorted(int(p.stem.split("-")[1]) for p in self.folder.glob(f"{batch:04d}-*.npy"))
+    def _steps(self, group: int) -> list[int]:
+        return sorted(int(p.stem.split("-")[1]) for p in self.folder.glob(f"{group:07d}-*.npy"))
 
-    def _path(self, batch: int, step: int) -> Path:
-        return self.folder / f"{batch:04d}-{step:08d}.npy"
+    def _path(self, group: int, step: int) -> Path:
+        return self.folder / f"{group:07d}-{step:08d}.npy"
 
 
-def block_size_for(num_steps: int, block_size: int) -> int:
+def block_size_for(num_steps: int) -> int:
     """A block so short that the run has MOST_FRAMES of them, or all its steps."""
-    return max(1, min(block_size, math.ceil(num_steps / MOST_FRAMES)))
+    return math.ceil(num_steps / MOST_FRAMES)

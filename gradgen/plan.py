@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import jax
 import numpy as np
 
 from gradgen.bundle import load_bundle, load_classifier
@@ -15,10 +16,10 @@ from gradgen.settings import SampleSettings
 from gradgen.statistics import clip_bounds, load_statistics, published_bounds
 
 FALLBACK_CLASSIFIER = "lite0"  # knows all 1000 ImageNet classes
-# Between two looks at the chains: on two cores some seconds, so that a bar moves and Ctrl-C is
-# answered.
-BLOCK_GRADIENTS = 50
-BLOCK_MULTIPLY_ADDS = 50.4e9  # forward passes' alone: 400 of tiny64's pictures
+# A group is one product of matrices: on two cores 16 of tiny64's chains cost 27 ms a gradient as
+# one group, 30 ms in groups of 8, 34 ms in groups of 4.
+CPU_GROUP = 8
+ACCELERATOR_GROUP = 64
 # Nguyen et al. 2016 begin with 8 under CaffeNet's kin, and with 2 under GoogLeNet.
 DGN_AM_GOOGLENET_STEP_SIZE = 2.0
 DEFAULT_SIGMAS = 3.0  # Nguyen et al. 2016: bounds of mean + 3 standard deviations
@@ -46,8 +47,8 @@ class ClassJob:
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Chains that run together: ``size`` chains of one class from number ``start`` on."""
+class Group:
+    """Chains computed as one: ``size`` chains of one class from number ``start`` on."""
 
     class_position: int
     start: int
@@ -60,6 +61,7 @@ class Plan:
 
     Attributes:
         settings: with nothing left to choose but what the warm-up finds.
+        groups: all that the settings ask for, class after class.
         only_chain: the one chain of the (only) class that is wanted, or ``None`` for all.
         stop_at: steps after which the run ends although the settings go on, or ``None``.
         notes: choices that a person should be told of.
@@ -68,34 +70,34 @@ class Plan:
     settings: SampleSettings
     bundle: Bundle
     jobs: tuple[ClassJob, ...]
-    batches: tuple[Batch, ...]
+    groups: tuple[Group, ...]
     only_chain: int | None = None
     stop_at: int | None = None
     notes: tuple[str, ...] = ()
 
 
-def batches_of(num_classes: int, num_chains: int, chain_batch: int | None) -> tuple[Batch, ...]:
-    """Split each class's chains into batches of one size, no larger than ``chain_batch``.
+def groups_of(num_classes: int, num_chains: int, group_size: int) -> tuple[Group, ...]:
+    """Split each class's chains into groups of one size, no larger than ``group_size``.
 
-    All batches have the same shape, so that one compiled program serves them all and a chain's
-    result does not depend on the batch's size differing: the last one of a class may hold chains
-    beyond ``num_chains``, which are thrown away (fewer than there are batches).
+    All have the same size, so that one compiled program serves them all and a chain's result does
+    not depend on where it stands: the last one of a class may hold chains beyond ``num_chains``,
+    which are thrown away (fewer than there are groups).
     """
-    count = -(-num_chains // min(chain_batch or num_chains, num_chains))
+    count = -(-num_chains // min(group_size, num_chains))
     size = -(-num_chains // count)
     return tuple(
-        Batch(position, start, size)
+        Group(position, start, size)
         for position in range(num_classes)
         for start in range(0, num_chains, size)
     )
 
 
-def block_size(settings: SampleSettings, batch_size: int, multiply_adds: float) -> int:
-    """Steps of a block, from settings and networks alone: the clock must not decide what is
-    computed. multiply_adds: of one picture (:class:`gradgen.networks.Bundle`)."""
-    gradients = min(BLOCK_GRADIENTS, int(BLOCK_MULTIPLY_ADDS / multiply_adds) // batch_size)
-    per_step = settings.num_integration_steps if settings.method == "hmc" else 1
-    return max(1, gradients // per_step)
+def default_group(settings: SampleSettings, platform: str, num_devices: int) -> int:
+    """On a CPU always the same, so that results do not depend on the number of devices."""
+    if platform == "cpu":
+        return CPU_GROUP
+    together = min(settings.num_chains, settings.chain_batch or settings.num_chains)
+    return min(ACCELERATOR_GROUP, -(-together // num_devices))
 
 
 def prepare(
@@ -110,8 +112,8 @@ def prepare(
     Args:
         settings: as asked for.
         bundle: already loaded; ``None``: the one that the settings name.
-        only_chain: keep this one chain; those that share its batch run too, since a batch's size
-            shows in the last bits of its results.
+        only_chain: keep this one chain; those of its group run too, since a group's size shows in
+            the last bits of its results.
         stop_at: end after this many steps of the settings' schedule.
         bounds: instead of those in the settings' statistics file (a recipe carries its own).
 
@@ -143,12 +145,12 @@ def prepare(
             )
         jobs.append(ClassJob(query, label, classifier, weight, box, scope))
     _refuse_repeated(jobs)
-    batches = batches_of(len(jobs), settings.num_chains, settings.chain_batch)
-    steps_a_block = settings.block_size or block_size(
-        settings, batches[0].size, bundle.multiply_adds
+    group_size = settings.chain_group or default_group(
+        settings, jax.default_backend(), jax.local_device_count()
     )
+    groups = groups_of(len(jobs), settings.num_chains, group_size)
     if only_chain is not None:
-        batches = tuple(b for b in batches if b.start <= only_chain < b.start + b.size)
+        groups = tuple(g for g in groups if g.start <= only_chain < g.start + g.size)
     step_size = settings.step_size
     if settings.preset == "dgn-am" and any(job.classifier.name == "googlenet" for job in jobs):
         step_size = step_size or DGN_AM_GOOGLENET_STEP_SIZE
@@ -156,12 +158,12 @@ def prepare(
         settings=replace(
             settings,
             likelihood_weight=weight,
-            block_size=steps_a_block,
+            chain_group=group_size,
             step_size=step_size,
         ),
         bundle=bundle,
         jobs=tuple(jobs),
-        batches=batches,
+        groups=groups,
         only_chain=only_chain,
         stop_at=stop_at,
         notes=tuple(notes),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from gradgen.errors import GradgenError
 from gradgen.inference.diagnostics import diagnose_traces
 from gradgen.plan import ClassJob, Plan
 from gradgen.samples import RECORD_FORMAT, Samples, bounds_to_json, number
@@ -26,13 +27,16 @@ class Part:
     """A batch of chains, at its end or as far as it came. Arrays and numbers only.
 
     Attributes:
+        groups: (g,) of the plan, all of one size; the chains follow one another as they do there.
         codes: (size, code). images: (size, S, S, 3) uint8.
         log_likelihood, log_density, acceptance, step_size: (size,).
         traces: see :class:`gradgen.samples.Samples`.
         step, num_steps, warmup_steps: done, in all, of them adapting the step size.
         gradient_evaluations: a chain.
+        interrupted: whether it was stopped on its way.
     """
 
+    groups: np.ndarray
     codes: np.ndarray
     images: np.ndarray
     log_likelihood: np.ndarray
@@ -44,6 +48,7 @@ class Part:
     num_steps: int
     warmup_steps: int
     gradient_evaluations: int
+    interrupted: bool = False
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Under flat names, for a checkpoint; :meth:`from_arrays` is the inverse."""
@@ -62,47 +67,96 @@ class Part:
             name: arrays[name] for name in cls.__dataclass_fields__ if name != "traces"
         }
         whole = ("step", "num_steps", "warmup_steps", "gradient_evaluations")
-        return cls(**values | {name: int(values[name]) for name in whole}, traces=traces)
+        numbers = {name: int(values[name]) for name in whole}
+        return cls(**values | numbers | {"interrupted": bool(values["interrupted"])}, traces=traces)
 
 
-def collect(plan: Plan, parts: Mapping[int, Part], status: str, seconds: float) -> Samples:
-    """Join the batches, drop chains that only filled one up, write the record.
+@dataclass
+class _Total:
+    """Running sums over a class's chains, as float64."""
 
-    status: "finished" or "interrupted". seconds: wall time.
+    chains: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+
+    def add(self, values: Mapping[str, np.ndarray]) -> None:
+        self.chains += len(values["squared_norm"])
+        for name, column in values.items():
+            total = float(np.sum(column, dtype=np.float64))
+            self.sums[name] = self.sums.get(name, 0.0) + total
+
+    def means(self) -> dict[str, float | None]:
+        if not self.chains:
+            return {}
+        return {name: number(total / self.chains) for name, total in self.sums.items()}
+
+
+COLUMNS = ("log_likelihood", "log_density", "acceptance", "step_size", "codes", "images")
+
+
+def collect(plan: Plan, parts: Iterable[Part], seconds: float, keep: int | None = None) -> Samples:
+    """Join batches, drop chains that only filled a group up, write the record.
+
+    Args:
+        parts: in any order; looked at one by one, so that they need not fit into memory together.
+        seconds: wall time.
+        keep: chains of each class, the first ones, that become samples. The record's means are
+            over all. ``None``: all chains.
+
+    The record's status is "finished" if all groups of the plan are there and none was interrupted.
     """
-    settings = plan.settings
-    rows: list[tuple[int, int, int, int]] = []  # class, chain, batch, row in the batch
-    for index in sorted(parts):
-        batch = plan.batches[index]
-        for row in range(batch.size):
-            chain_number = batch.start + row
-            if plan.only_chain in (None, chain_number) and chain_number < settings.num_chains:
-                rows.append((batch.class_position, chain_number, index, row))
-
-    def gather(name: str, trace: bool = False) -> np.ndarray:
-        own = [
-            (parts[index].traces[name] if trace else getattr(parts[index], name))[row]
-            for _, _, index, row in rows
-        ]
-        return np.stack(own)
-
-    first = parts[min(parts)]
+    kept: dict[tuple[int, int], dict[str, Any]] = {}  # by class and chain
+    totals = [_Total() for _ in plan.jobs]
+    evaluations, per_chain, there, interrupted = 0, 0, 0, False
+    one: Part | None = None
+    for part in parts:
+        one = part if one is None else one
+        there += len(part.groups)
+        interrupted = interrupted or part.interrupted
+        size = plan.groups[int(part.groups[0])].size
+        per_chain = max(per_chain, part.gradient_evaluations)
+        evaluations += part.gradient_evaluations * len(part.codes)
+        for place, index in enumerate(part.groups):
+            group = plan.groups[int(index)]
+            chains = group.start + np.arange(size)
+            wanted = chains < plan.settings.num_chains
+            if plan.only_chain is not None:
+                wanted &= chains == plan.only_chain
+            rows = place * size + np.flatnonzero(wanted)
+            totals[group.class_position].add(
+                {
+                    "log_likelihood": part.log_likelihood[rows],
+                    "acceptance": part.acceptance[rows],
+                    "step_size": part.step_size[rows],
+                    "squared_norm": np.square(part.codes[rows].astype(np.float64)).sum(1),
+                }
+            )
+            for row, chain in zip(rows, chains[wanted], strict=True):
+                if keep is None or chain < keep:
+                    kept[group.class_position, int(chain)] = {
+                        **{name: getattr(part, name)[row] for name in COLUMNS},
+                        **{
+                            f"trace_{name}": values[row]
+                            for name, values in part.traces.items()
+                            if name != "step"
+                        },
+                        "steps": part.step,
+                    }
+    if one is None:
+        raise GradgenError("no chain has come far enough to be shown")
+    order = sorted(kept)
+    columns = {name: np.stack([kept[key][name] for key in order]) for name in kept[order[0]]}
     traces = {
-        name: first.traces["step"] if name == "step" else gather(name, trace=True)
-        for name in first.traces
+        name: one.traces["step"] if name == "step" else columns[f"trace_{name}"]
+        for name in one.traces
     }
-    position = np.array([row[0] for row in rows])
-    chain = np.array([row[1] for row in rows])
-    steps = np.array([parts[index].step for _, _, index, _ in rows])
-    columns = {
-        name: gather(name)
-        for name in ("log_likelihood", "log_density", "acceptance", "step_size", "codes")
-    }
+    position = np.array([key[0] for key in order])
+    chain = np.array([key[1] for key in order])
     classes = []
     for place, job in enumerate(plan.jobs):
         own = position == place
         classes.append(
             describe_class(job)
+            | {"num_chains": totals[place].chains}
             | _class_results(
                 {name: values[own] for name, values in columns.items()},
                 {
@@ -110,28 +164,23 @@ def collect(plan: Plan, parts: Mapping[int, Part], status: str, seconds: float) 
                     for name, values in traces.items()
                 },
                 chain[own],
-                steps[own],
-                first,
-                sampled=settings.method != "map",
+                one,
+                sampled=plan.settings.method != "map",
             )
+            | totals[place].means()
         )
-    run_steps = sum(part.gradient_evaluations for part in parts.values())
+    finished = there == len(plan.groups) and not interrupted
     record = describe(plan) | {
-        "status": status,
+        "status": "finished" if finished else "interrupted",
         "classes": classes,
-        "total_steps": first.num_steps,
-        "warmup_steps": first.warmup_steps,
-        "gradient_evaluations": {
-            "per_chain": int(max(part.gradient_evaluations for part in parts.values())),
-            "total": int(
-                sum(p.gradient_evaluations * plan.batches[i].size for i, p in parts.items())
-            ),
-        },
+        "total_steps": one.num_steps,
+        "warmup_steps": one.warmup_steps,
+        "gradient_evaluations": {"per_chain": per_chain, "total": evaluations},
         "wall_time_s": round(seconds, 3),
-        "gradient_evaluations_per_s": round(run_steps / seconds, 3) if seconds > 0 else None,
+        "gradient_evaluations_per_s": round(evaluations / seconds, 3) if seconds > 0 else None,
     }
     return Samples(
-        images=gather("images"),
+        images=columns["images"],
         codes=columns["codes"],
         log_likelihood=columns["log_likelihood"],
         log_density=columns["log_density"],
@@ -146,26 +195,21 @@ def _class_results(
     columns: Mapping[str, np.ndarray],
     traces: dict[str, np.ndarray],
     chain: np.ndarray,
-    steps: np.ndarray,
-    first: Part,
+    one: Part,
     sampled: bool,
 ) -> dict[str, Any]:
     """What became of one class's chains, as JSON has it."""
     if not len(chain):
         return {"chains": [], "steps": []}
-    squared_norm = np.square(columns["codes"].astype(np.float64)).sum(1)
-    last = int(steps.min())
-    diagnostics = diagnose_traces(traces, first.warmup_steps, last) if sampled else None
+    last = int(columns["steps"].min())
+    diagnostics = diagnose_traces(traces, one.warmup_steps, last) if sampled else None
     return {
         "chains": chain.tolist(),
-        "steps": steps.tolist(),
-        "acceptance": number(columns["acceptance"].mean()),
-        "log_likelihood": number(columns["log_likelihood"].mean()),
-        "squared_norm": number(squared_norm.mean()),
-        "step_size": number(columns["step_size"].mean()),
-        "acceptance_by_chain": [number(value) for value in columns["acceptance"]],
-        "log_likelihood_by_chain": [number(value) for value in columns["log_likelihood"]],
-        "step_size_by_chain": [number(value) for value in columns["step_size"]],
+        "steps": columns["steps"].tolist(),
+        **{
+            f"{name}_by_chain": [number(value) for value in columns[name]]
+            for name in ("acceptance", "log_likelihood", "step_size")
+        },
         "diagnostics": diagnostics,
     }
 
@@ -190,6 +234,7 @@ def describe(plan: Plan) -> dict[str, Any]:
         "notes": list(plan.notes),
         "versions": versions(),
         "device": device(),
+        "num_devices": jax.local_device_count(),
     }
 
 

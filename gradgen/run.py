@@ -10,8 +10,8 @@ from __future__ import annotations
 import io
 import shutil
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,17 @@ import numpy as np
 
 from gradgen.animation import Recorder, block_size_for
 from gradgen.errors import GradgenError, UsageError
+from gradgen.hosts import ALONE, Hosts
 from gradgen.images import decode, read_recipe
-from gradgen.inference import ChainState, state_from_arrays, state_to_arrays
+from gradgen.inference import state_from_arrays, state_to_arrays
 from gradgen.plan import Plan, prepare
-from gradgen.record import Part, describe
+from gradgen.record import Part, collect, describe
 from gradgen.samples import (
     CHAINS_FILE,
+    CHAINS_FOLDER,
+    FOLDER_SIZE,
     GRID_FILE,
+    PICTURES_FOLDER,
     RECIPE_FORMAT,
     RECORD_FILE,
     TRACE_FILE,
@@ -36,18 +40,20 @@ from gradgen.samples import (
     read_record,
     write_record,
 )
-from gradgen.sampling import SampleProgress, run_sampling, sampler_settings
+from gradgen.sampling import Checkpoint, SampleProgress, run_batches, sampler_settings
 from gradgen.settings import SampleSettings, make_settings
 from gradgen.weights.store import write_atomically
 
 RUNS = Path("runs")
 CHECKPOINT, FRAMES = "checkpoint", "frames"
-STATE_FILE, LOCK_FILE = "state.npz", "lock"
+LOCK_FILE = "lock"
 # On an accelerator a block may take milliseconds: writing after each would cost more than the
 # blocks. Nobody minds losing a second.
 CHECKPOINT_INTERVAL = 1.0  # seconds
 
-Checkpoint = tuple[ChainState, dict[str, np.ndarray]]
+# Runs of more chains are never in memory as a whole: their pictures are written as they come.
+STREAMED = 2048
+KEPT = 1024  # chains of such a run, shared by its classes, that grid, traces and diagnostics show
 
 
 @dataclass(eq=False)
@@ -58,7 +64,9 @@ class Run:
         folder: where it writes.
         plan: what it runs.
         record: run.json as it stands.
-        parts, checkpoint, seconds: what earlier sessions did.
+        finished, checkpoints, seconds: what earlier sessions did: groups of the plan that have
+            ended, chains on their way, wall time.
+        hosts: that share the run, and which of them this is.
         notes: what a person should be told before it starts.
         picture: the file whose recipe is replayed, or ``None``.
         animate: whether to draw the chains' way (``animation.webp``) too.
@@ -67,12 +75,32 @@ class Run:
     folder: Path
     plan: Plan
     record: dict[str, Any]
-    parts: dict[int, Part] = field(default_factory=dict)
-    checkpoint: Checkpoint | None = None
+    finished: frozenset[int] = frozenset()
+    checkpoints: tuple[Checkpoint, ...] = ()
     seconds: float = 0.0
+    hosts: Hosts = ALONE
     notes: tuple[str, ...] = ()
     picture: Path | None = None
     animate: bool = False
+
+    @property
+    def gradients(self) -> tuple[int, int]:
+        """Gradient evaluations of all chains of this host: done in earlier sessions, and in all."""
+        sampler = sampler_settings(self.plan.settings)
+        steps = min(sampler.num_steps, self.plan.stop_at or sampler.num_steps)
+        each = 1 + steps * sampler.gradients_per_step
+        own = self.hosts.share(len(self.plan.groups))
+        size = self.plan.groups[0].size
+        done = each * size * sum(index in self.finished for index in own)
+        for one in self.checkpoints:
+            steps_done = int(one.state.step)
+            done += len(one.groups) * size * (1 + steps_done * sampler.gradients_per_step)
+        return done, each * size * len(own)
+
+    @property
+    def streamed(self) -> bool:
+        """Whether it has too many chains to be in memory as a whole."""
+        return sum(group.size for group in self.plan.groups) > STREAMED
 
     def execute(
         self,
@@ -85,43 +113,118 @@ class Run:
         the run ends cleanly: a checkpoint, the pictures of the moment, run.json with the status
         "interrupted".
 
+        Returns the samples; of a run of more than STREAMED chains, the first KEPT of them. Several
+        hosts write their own chains; the first one waits for the others, and writes the rest.
+
         Raises:
             UsageError: another process is at work in the folder.
+            GradgenError: nothing has come far enough to be shown.
         """
         work = self.folder / CHECKPOINT
         work.mkdir(parents=True, exist_ok=True)
-        begun = written = time.monotonic()
+        begun = time.monotonic()
         recorder = Recorder(work / FRAMES) if self.animate or (work / FRAMES).is_dir() else None
+        with locked(work / f"{LOCK_FILE}-{self.hosts.index}"):
+            partial = self._run_share(work, recorder, on_progress, stop)
+            if not self.hosts.is_first:
+                seconds = self.seconds + time.monotonic() - begun
+                return collect(self.plan, self._parts(work, partial), seconds, keep=1)
+            silent = self.hosts.wait_for_others(work, stop)
+            seconds = self.seconds + time.monotonic() - begun
+            keep = max(1, KEPT // len(self.plan.jobs)) if self.streamed else None
+            samples = collect(self.plan, self._parts(work, partial), seconds, keep)
+            for key in ("created", "command"):
+                if key in self.record:
+                    samples.record[key] = self.record[key]
+            samples.record.update(num_hosts=self.hosts.count, silent_hosts=silent)
+            if self.streamed:
+                samples = self._write_streamed(samples, work)
+            else:
+                samples.save(self.folder)
+            if recorder is not None:
+                recorder.write(samples, self.plan, self.folder)
+        if samples.record["status"] == "finished":
+            shutil.rmtree(work)
+        return samples
+
+    def _run_share(
+        self,
+        work: Path,
+        recorder: Recorder | None,
+        on_progress: Callable[[SampleProgress], None] | None,
+        stop: Callable[[], bool] | None,
+    ) -> list[Part]:
+        """Run this host's groups; a batch that was interrupted is returned, the rest is on disk."""
+        begun = written = time.monotonic()
+        own = self.hosts.share(len(self.plan.groups))
 
         def on_block(block: SampleProgress) -> None:
             nonlocal written
             stopping = stop is not None and stop()
             now = time.monotonic()
             if stopping or now - written >= CHECKPOINT_INTERVAL:
-                save_state(work / STATE_FILE, block, self.seconds + now - begun)
+                save_state(work, block, self.seconds + now - begun)
+                self.hosts.report(work, done, len(own))
                 written = now
             if recorder is not None:
-                recorder.take(block)
+                recorder.take(block, self.plan)
             if on_progress:
                 on_progress(block)
             if stopping:
                 raise KeyboardInterrupt
 
-        def on_part(index: int, part: Part) -> None:
-            write_atomically(work / f"part-{index:04d}.npz", npz_bytes(part.to_arrays()))
+        todo = [index for index in own if index not in self.finished]
+        done = len(own) - len(todo)
+        self.hosts.report(work, done, len(own))
+        partial: list[Part] = []
+        for part in run_batches(self.plan, todo, self.checkpoints, on_block, own):
+            if part.interrupted:
+                partial.append(part)
+                continue
+            done += len(part.groups)
+            if self.streamed:
+                self._write_pictures(part)
+                part = replace(part, images=part.images[:, :0])
+            write_atomically(_file(work, PART, part.groups), npz_bytes(part.to_arrays()))
+            _file(work, STATE, part.groups).unlink(missing_ok=True)
+        self.hosts.report(work, done, len(own), ended=True)
+        return partial
 
-        with locked(work / LOCK_FILE):
-            samples = run_sampling(
-                self.plan, self.parts, self.checkpoint, on_block, on_part, self.seconds
-            )
-            for key in ("created", "command"):
-                if key in self.record:
-                    samples.record[key] = self.record[key]
-            samples.save(self.folder)
-            if recorder is not None:
-                recorder.write(samples, self.plan, self.folder)
+    def _parts(self, work: Path, partial: list[Part]) -> Iterator[Part]:
+        """All that has ended, of all hosts, one by one from the disk; then what was interrupted."""
+        for path in sorted(work.glob(f"{PART}-*.npz")):
+            yield _loading(path, Part.from_arrays)
+        yield from partial
+
+    def _write_pictures(self, part: Part) -> None:
+        samples = collect(self.plan, [part], seconds=0.0)
+        for index, name in enumerate(samples.picture_names(self._digits)):
+            samples.save_picture(self._picture(name, int(samples.chain[index])), index)
+
+    @property
+    def _digits(self) -> int:
+        return len(str(self.plan.settings.num_chains - 1))
+
+    def _picture(self, name: str, chain: int) -> Path:
+        return self.folder / PICTURES_FOLDER / f"{chain // FOLDER_SIZE:04d}" / name
+
+    def _write_streamed(self, samples: Samples, work: Path) -> Samples:
+        """The summary of a run whose pictures are written; all chains' numbers beside it."""
+        names = samples.picture_names(self._digits)
+        files = [
+            self._picture(name, int(chain))
+            for name, chain in zip(names, samples.chain, strict=True)
+        ]
+        there = np.array([file.is_file() for file in files])  # not those of an interrupted batch
+        for index in np.flatnonzero(~there):
+            samples.save_picture(files[index], int(index))
+        samples = replace(samples, images=np.stack([np.asarray(decode(file)) for file in files]))
         if samples.record["status"] == "finished":
-            shutil.rmtree(work)
+            (self.folder / CHAINS_FOLDER).mkdir(exist_ok=True)
+            for path in sorted(work.glob(f"{PART}-*.npz")):
+                path.replace(self.folder / CHAINS_FOLDER / path.name)
+        shown = [file.relative_to(self.folder).as_posix() for file in files]
+        samples.save_summary(self.folder, shown, picture_folder=PICTURES_FOLDER)
         return samples
 
 
@@ -136,6 +239,7 @@ def begin(
     command: list[str] | None = None,
     animate: bool = False,
     stop_at: int | None = None,
+    hosts: Hosts = ALONE,
 ) -> Run:
     """A new run.
 
@@ -146,6 +250,7 @@ def begin(
         command: how it was called, for the record.
         animate: draw the chains' way too; blocks are so short that it has frames enough.
         stop_at: end after this many steps of the settings' schedule.
+        hosts: that share the run; all call this alike.
 
     Raises:
         UsageError: settings that make no sense, or an ``out`` that is not empty.
@@ -153,15 +258,32 @@ def begin(
     plan = prepare(make_settings(given, clip), stop_at=stop_at)
     num_steps = sampler_settings(plan.settings).num_steps
     if animate and given.get("block_size") is None:
-        size = block_size_for(num_steps, plan.settings.block_size or num_steps)
+        size = block_size_for(num_steps)
         plan = replace(plan, settings=replace(plan.settings, block_size=size))
+    if hosts.count > 1 and out is None:
+        out = RUNS / default_name(plan, datetime.fromtimestamp(hosts.session / 1000))
+    if not hosts.is_first and out is not None:
+        hosts.wait_for_first(lambda: _session_of(out), out)
+        return Run(out, plan, describe(plan), hosts=hosts, notes=plan.notes, animate=animate)
     folder = make_folder(out, plan, force)
-    run = Run(folder, plan, describe(plan), notes=plan.notes, animate=animate)
+    record = describe(plan) | {"session": hosts.session}
+    run = Run(folder, plan, record, hosts=hosts, notes=plan.notes, animate=animate)
     return _started(run, command)
 
 
+def _session_of(folder: Path) -> int | None:
+    try:
+        return read_record(folder).get("session")
+    except UsageError:  # not there yet
+        return None
+
+
 def resume(
-    folder: Path, given: Mapping[str, Any], clip: bool | None = None, force: bool = False
+    folder: Path,
+    given: Mapping[str, Any],
+    clip: bool | None = None,
+    force: bool = False,
+    hosts: Hosts = ALONE,
 ) -> Run | dict[str, Any]:
     """An interrupted run, ready to go on; of a finished one, its record.
 
@@ -184,9 +306,11 @@ def resume(
     now = describe(plan)
     notes = [*plan.notes, *_check_same(record, now, str(folder), force)]
     work = folder / CHECKPOINT
-    parts, checkpoint, seconds = load_checkpoint(work, len(plan.batches))
-    record = {**record, "status": "running"}
-    return Run(folder, plan, record, parts, checkpoint, seconds, tuple(notes))
+    finished, checkpoints, seconds = load_checkpoints(work, hosts.share(len(plan.groups)))
+    record = {**record, "status": "running", "session": hosts.session}
+    if hosts.is_first:
+        write_record(folder, record)
+    return Run(folder, plan, record, finished, checkpoints, seconds, hosts, tuple(notes))
 
 
 def from_recipe(
@@ -228,7 +352,7 @@ def from_recipe(
         stop_at=steps if steps < total else None,
         bounds=bounds_from_json(recipe.get("bounds", {})),
     )
-    if not plan.batches:
+    if not plan.groups:
         raise GradgenError(f"{picture}: its recipe is broken (no chain {chain})")
     record = describe(plan)
     notes = (*plan.notes, *_check_same(expected, record, str(picture), force))
@@ -251,10 +375,13 @@ def _settings_of(
     source: str,
     what: str,
 ) -> SampleSettings:
-    """The recorded settings; options given anew may only repeat them (the bundle may move)."""
+    """The recorded settings; options given anew may only repeat them.
+
+    But the bundle may have moved, and how many chains run at once changes no result.
+    """
     recorded = SampleSettings.from_json(record["settings"], source)
-    bundle = given.get("bundle", recorded.bundle)
-    base = make_settings({"bundle": bundle}, base=recorded)
+    free = {name: given[name] for name in ("bundle", "chain_batch") if name in given}
+    base = make_settings(free, base=recorded)
     differences = make_settings(given, clip, base=base).differences(base)
     if differences:
         raise UsageError(
@@ -350,47 +477,84 @@ def clear_run(folder: Path) -> None:
     for name in (*pictures, GRID_FILE, TRACE_FILE, CHAINS_FILE, RECORD_FILE):
         # only names: a record that was tampered with shall not reach outside
         (folder / Path(str(name)).name).unlink(missing_ok=True)
-    shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)
+    for name in (CHECKPOINT, PICTURES_FOLDER, CHAINS_FOLDER):
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 # --- checkpoints ------------------------------------------------------------------------------
 
 
-def save_state(path: Path, block: SampleProgress, seconds: float) -> None:
+PART, STATE = "part", "state"  # of files: chains that have ended, chains on their way
+
+
+def _file(work: Path, kind: str, groups: Any) -> Path:
+    """Of a batch, by its first group; no two batches share one."""
+    return work / f"{kind}-{int(groups[0]):07d}.npz"
+
+
+def save_state(work: Path, block: SampleProgress, seconds: float) -> None:
     """Write state and traces of the batch that runs, atomically."""
     arrays = {f"state_{name}": value for name, value in state_to_arrays(block.state).items()}
     arrays |= {f"trace_{name}": value for name, value in block.traces.items()}
-    arrays["batch"] = np.asarray(block.batch_number)
+    arrays["groups"] = np.asarray(block.groups)
     arrays["seconds"] = np.asarray(seconds)
-    write_atomically(path, npz_bytes(arrays))
+    write_atomically(_file(work, STATE, block.groups), npz_bytes(arrays))
 
 
-def load_checkpoint(
-    work: Path, num_batches: int
-) -> tuple[dict[int, Part], Checkpoint | None, float]:
-    """Finished parts by batch number, the running batch's state and traces, seconds so far.
+def _finished_groups(work: Path) -> set[int]:
+    """Groups whose chains have ended, of all hosts."""
+    found: set[int] = set()
+    for path in work.glob(f"{PART}-*.npz"):
+        found.update(_loading(path, lambda arrays: arrays["groups"].tolist()))
+    return found
+
+
+def load_checkpoints(
+    work: Path, own: range
+) -> tuple[frozenset[int], tuple[Checkpoint, ...], float]:
+    """Groups that have ended, those on their way, seconds so far.
+
+    own: the groups that are wanted; others may be another host's.
 
     Raises:
         GradgenError: a file is broken.
     """
-    parts = {}
-    for index in range(num_batches):
-        path = work / f"part-{index:04d}.npz"
-        if not path.exists():
-            break
-        parts[index] = _loading(path, Part.from_arrays)
-    path = work / STATE_FILE
-    if not path.exists():
-        return parts, None, 0.0
+    finished = _finished_groups(work)
+    found, seconds = [], 0.0
+    for path in sorted(work.glob(f"{STATE}-*.npz")):
+        checkpoint, elapsed = _loading(path, _read_state)
+        seconds = max(seconds, elapsed)
+        # a part is written before its state is removed
+        wanted = [index in own and index not in finished for index in checkpoint.groups]
+        if any(wanted):
+            found.append(_some_groups(checkpoint, wanted))
+    return frozenset(finished), tuple(found), seconds
 
-    def read(arrays: dict[str, np.ndarray]) -> tuple[int, Checkpoint, float]:
-        state = state_from_arrays(_with_prefix(arrays, "state_"))
-        traces = _with_prefix(arrays, "trace_")
-        return int(arrays["batch"]), (state, traces), float(arrays["seconds"])
 
-    batch, checkpoint, seconds = _loading(path, read)
-    # A part is written after its last state: an older state belongs to a batch that is done.
-    return parts, checkpoint if batch == len(parts) else None, seconds
+def _read_state(arrays: dict[str, np.ndarray]) -> tuple[Checkpoint, float]:
+    state = state_from_arrays(_with_prefix(arrays, "state_"))
+    groups = tuple(arrays["groups"].tolist())
+    return Checkpoint(groups, state, _with_prefix(arrays, "trace_")), float(arrays["seconds"])
+
+
+def _some_groups(checkpoint: Checkpoint, wanted: list[bool]) -> Checkpoint:
+    """Those groups of a checkpoint: another number of hosts shares them out otherwise."""
+    if all(wanted):
+        return checkpoint
+    size = len(checkpoint.state.position) // len(wanted)
+    rows = np.repeat(wanted, size)
+    arrays = {
+        name: values[rows] if values.ndim else values
+        for name, values in state_to_arrays(checkpoint.state).items()
+    }
+    return Checkpoint(
+        tuple(np.array(checkpoint.groups)[wanted].tolist()),
+        state_from_arrays(arrays),
+        {
+            name: values if name == "step" else values[rows]
+            for name, values in checkpoint.traces.items()
+        },
+    )
 
 
 def _loading(path: Path, read: Callable[[dict[str, np.ndarray]], Any]) -> Any:

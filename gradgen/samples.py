@@ -23,10 +23,12 @@ from gradgen.images import image_grid, save_png
 from gradgen.plots import png_bytes, trace_figure
 from gradgen.weights.store import write_atomically
 
-RECORD_FORMAT = "gradgen run 1"
-RECIPE_FORMAT = "gradgen recipe 1"
+RECORD_FORMAT = "gradgen run 2"
+RECIPE_FORMAT = "gradgen recipe 2"
 RECORD_FILE = "run.json"
 GRID_FILE, TRACE_FILE, CHAINS_FILE = "grid.png", "trace.png", "chains.npz"
+# Of a run of very many chains: pictures in folders of so many, all chains' numbers in files.
+PICTURES_FOLDER, CHAINS_FOLDER, FOLDER_SIZE = "pictures", "chains", 1000
 GRID_TILE = 128  # smaller pictures are enlarged to about this many pixels in the grid
 
 
@@ -98,10 +100,13 @@ class Samples:
             recipe["bounds"] = job["bounds"]
         return recipe
 
-    def picture_names(self) -> list[str]:
-        """File name of each picture: ``beacon-03.png``; classes of one name get their id too."""
+    def picture_names(self, digits: int | None = None) -> list[str]:
+        """File name of each picture: ``beacon-03.png``; classes of one name get their id too.
+
+        digits: of the chain's number; ``None``: as many as the largest one here has.
+        """
         slugs = [job["slug"] for job in self.record["classes"]]
-        width = max(2, len(str(int(self.chain.max(initial=0)))))
+        width = max(2, digits or len(str(int(self.chain.max(initial=0)))))
         names = []
         for position, chain in zip(self.class_position, self.chain, strict=True):
             job = self.record["classes"][position]
@@ -116,16 +121,28 @@ class Samples:
         rest is there. Returns the folder.
         """
         path = Path(folder)
-        path.mkdir(parents=True, exist_ok=True)
         names = self.picture_names()
         for index, name in enumerate(names):
-            save_png(path / name, self.images[index], self.recipe(index))
+            self.save_picture(path / name, index)
+        self.save_summary(path, names)
+        return path
+
+    def save_picture(self, file: Path, index: int) -> None:
+        """Write picture ``index`` with its recipe, atomically."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_png(file, self.images[index], self.recipe(index))
+
+    def save_summary(self, path: Path, names: list[str], **more: Any) -> None:
+        """Write grid.png, trace.png, chains.npz and run.json beside pictures of these names.
+
+        more: further entries of run.json.
+        """
+        path.mkdir(parents=True, exist_ok=True)
         if len(self):
             save_png(path / GRID_FILE, self.grid())
             write_atomically(path / TRACE_FILE, png_bytes(self.trace_figure()))
             write_atomically(path / CHAINS_FILE, npz_bytes(self.arrays()))
-        write_record(path, {**self.record, "pictures": names})
-        return path
+        write_record(path, {**self.record, "pictures": names, **more})
 
     def grid(self) -> Any:
         """A Pillow image: a row for each class; a single class in a square."""

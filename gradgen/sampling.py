@@ -7,9 +7,9 @@ The Python interface is :func:`sample`. ``gradgen.run`` takes the same steps one
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from gradgen.batches import Batch, batches_of, block_size, most_chains
 from gradgen.bundle import load_bundle
 from gradgen.errors import GradgenError, UsageError
 from gradgen.images import to_uint8
 from gradgen.inference import ChainState, Evaluation, SamplerSettings, run_chains
 from gradgen.inference.chain import BlockProgress, ChainResult
 from gradgen.networks import Bundle, Classifier
-from gradgen.plan import Batch, ClassJob, Plan, prepare
+from gradgen.plan import ClassJob, Plan, prepare
 from gradgen.record import Part, collect
 from gradgen.samples import Samples
 from gradgen.settings import SampleSettings, make_settings
@@ -40,18 +41,18 @@ class SampleProgress:
     """What ``on_block`` is told after each block of steps.
 
     Attributes:
-        job: the class whose chains run.
-        batch_number: index of the batch among the plan's.
+        jobs: the classes whose chains run.
+        groups: which groups of the plan they are.
         step, num_steps: of these chains; an HMC iteration is one.
-        gradient_evaluations, total_gradient_evaluations: of all batches one after another; with
-            a single batch: a chain's.
+        gradient_evaluations, total_gradient_evaluations: of all chains together, those that were
+            finished before and those to come included.
         acceptance_rate, log_likelihood, step_size: means over the chains.
         warming_up: whether the step size is being adapted.
         state, traces: for a checkpoint.
     """
 
-    job: ClassJob
-    batch_number: int
+    jobs: tuple[ClassJob, ...]
+    groups: tuple[int, ...]
     step: int
     num_steps: int
     gradient_evaluations: int
@@ -65,6 +66,15 @@ class SampleProgress:
 
 
 OnBlock = Callable[[SampleProgress], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """Chains on their way: which groups of the plan, their state and traces so far."""
+
+    groups: tuple[int, ...]
+    state: ChainState
+    traces: dict[str, np.ndarray]
 
 
 def sample(
@@ -117,43 +127,57 @@ def sample(
     given = {name: value for name, value in given.items() if value is not None}
     if given.get("preset") is not None and method == "hmc":
         del given["method"]  # the default stands for "not said"
-    return run_sampling(prepare(make_settings(given, clip), loaded), on_block=on_block)
+    plan = prepare(make_settings(given, clip), loaded)
+    begun = time.monotonic()
+    parts = list(run_batches(plan, range(len(plan.groups)), on_block=on_block))
+    return collect(plan, parts, time.monotonic() - begun)
 
 
-def run_sampling(
+def run_batches(
     plan: Plan,
-    parts: Mapping[int, Part] | None = None,
-    checkpoint: tuple[ChainState, dict[str, np.ndarray]] | None = None,
+    todo: Sequence[int],
+    checkpoints: Sequence[Checkpoint] = (),
     on_block: OnBlock | None = None,
-    on_part: Callable[[int, Part], None] | None = None,
-    seconds_before: float = 0.0,
-) -> Samples:
-    """Run a plan's batches one after another, or what is left of them.
+    share: Sequence[int] | None = None,
+) -> Iterator[Part]:
+    """Run groups of a plan, a batch of them after another; gives each batch when it has ended.
 
     Args:
         plan: what to run.
-        parts: by batch number, those that are finished already.
-        checkpoint: state and traces of the first unfinished batch.
-        on_block: see :func:`sample`.
-        on_part: called with each batch that is finished.
-        seconds_before: wall time of the run's earlier sessions.
+        todo: the groups that are wanted, by their place among the plan's.
+        checkpoints: of those of them that are on their way already.
+        on_block: see :func:`sample`. After a KeyboardInterrupt that it raises, the batch comes as
+            far as it is, and no more do.
+        share: what progress is counted in: the groups of this host, ``todo`` and those that were
+            finished before. ``None``: all of the plan's.
     """
-    begun = time.monotonic()
-    done = dict(parts or {})
-    interrupted = False
-    for index, batch in enumerate(plan.batches):
-        if index in done:
-            continue
-        result = _run_batch(plan, index, checkpoint, on_block)
-        checkpoint = None
-        done[index] = _part(plan, batch, result)
+    started = {index for one in checkpoints for index in one.groups}
+    rest = [index for index in todo if index not in started]
+    devices = jax.local_devices()
+    most = most_chains(plan, devices, _bytes_a_chain(plan) if rest else None)
+    batches: list[tuple[Batch, Checkpoint | None]] = [
+        (Batch(one.groups), one) for one in checkpoints
+    ]
+    batches += [(batch, None) for batch in batches_of(plan, rest, most)]
+    sampler = sampler_settings(plan.settings)
+    steps = min(sampler.num_steps, plan.stop_at or sampler.num_steps)
+    each = 1 + steps * sampler.gradients_per_step
+    sizes = [sum(plan.groups[index].size for index in batch.groups) for batch, _ in batches]
+    whole = range(len(plan.groups)) if share is None else share
+    total = each * sum(plan.groups[index].size for index in whole)
+    done = total - each * sum(sizes)
+    for (batch, checkpoint), size in zip(batches, sizes, strict=True):
+        result = _run_batch(plan, batch, checkpoint, devices, (done, total), on_block)
+        done += each * size
+        yield _part(plan, batch, result)
         if result.interrupted:
-            interrupted = True
-            break
-        if on_part:
-            on_part(index, done[index])
-    seconds = seconds_before + time.monotonic() - begun
-    return collect(plan, done, "interrupted" if interrupted else "finished", seconds)
+            return
+
+
+def names_of(jobs: Sequence[ClassJob]) -> str:
+    """For a progress line: the class, or the first one and how many more there are."""
+    first = jobs[0].label.name
+    return first if len(jobs) == 1 else f"{first} and {len(jobs) - 1} more"
 
 
 def sampler_settings(settings: SampleSettings) -> SamplerSettings:
@@ -181,11 +205,15 @@ def starting_codes(keys: Array, code_size: int) -> Array:
 
 @cache
 def _value_and_grad(
-    bundle: Bundle, classifier: Classifier, preset: str | None
+    bundle: Bundle, classifier: Classifier, preset: str | None, precision: str
 ) -> Callable[[Any, Array], Evaluation]:
     """The target as the chains want it. One object for the same networks: compiled only once."""
     target = make_target(bundle, classifier)
-    function = target.dgn_am_value_and_grad if preset == "dgn-am" else target.value_and_grad
+    function = target.value_and_grad
+    if preset == "dgn-am":
+        function = target.dgn_am_value_and_grad
+    elif precision != "float32":
+        function = partial(target.mixed_value_and_grad, precision)
 
     def value_and_grad(params: Any, z: Array) -> Evaluation:
         return function(params["target"], params["class_index"], z)
@@ -199,29 +227,68 @@ def decoder(bundle: Bundle) -> Callable[[Any, Array], Array]:
     return jax.jit(bundle.generator.apply)
 
 
+def _bytes_a_chain(plan: Plan) -> int | None:
+    """What a chain's gradient takes besides the weights, by the compiler's word.
+
+    None on CPUs, where only one group at a time is in memory, and if the settings say how many
+    chains run at once.
+    """
+    if jax.default_backend() == "cpu" or plan.settings.chain_batch is not None:
+        return None
+    job, size = plan.jobs[0], plan.groups[0].size
+    params = _parameters(plan, job)
+    z = jax.ShapeDtypeStruct((size, plan.bundle.code_size), jnp.float32)
+    compiled = jax.jit(_function(plan, job)).lower(params | {"class_index": jnp.int32(0)}, z)
+    analysis = compiled.compile().memory_analysis()
+    return None if analysis is None else analysis.temp_size_in_bytes // size
+
+
+def _function(plan: Plan, job: ClassJob) -> Callable[[Any, Array], Evaluation]:
+    settings = plan.settings
+    return _value_and_grad(
+        plan.bundle, job.classifier, settings.preset, settings.gradient_precision
+    )
+
+
+def _parameters(plan: Plan, job: ClassJob) -> dict[str, Any]:
+    return {"target": make_target(plan.bundle, job.classifier, job.likelihood_weight).params}
+
+
 def _run_batch(
     plan: Plan,
-    index: int,
-    checkpoint: tuple[ChainState, dict[str, np.ndarray]] | None,
+    batch: Batch,
+    checkpoint: Checkpoint | None,
+    devices: Sequence[Any],
+    overall: tuple[int, int],
     on_block: OnBlock | None,
 ) -> ChainResult:
-    batch, settings = plan.batches[index], plan.settings
-    job = plan.jobs[batch.class_position]
-    sampler = sampler_settings(settings)
-    target = make_target(plan.bundle, job.classifier, job.likelihood_weight)
-    keys = chain_keys(settings.seed, job.label.index, batch.start, batch.size)
-    each = 1 + sampler.num_steps * sampler.gradients_per_step
+    """overall: chain gradients done before this batch, and in all."""
+    settings = plan.settings
+    groups = [plan.groups[index] for index in batch.groups]
+    jobs = [plan.jobs[group.class_position] for group in groups]
+    sizes = np.array([group.size for group in groups])
+    num_chains = int(sizes.sum())
+    keys = jnp.concatenate(
+        [
+            chain_keys(settings.seed, job.label.index, group.start, group.size)
+            for job, group in zip(jobs, groups, strict=True)
+        ]
+    )
+    sampler = replace(
+        sampler_settings(settings),
+        block_size=block_size(settings, num_chains, plan.bundle.multiply_adds),
+    )
 
     def report(block: BlockProgress) -> None:
         if on_block:
             on_block(
                 SampleProgress(
-                    job=job,
-                    batch_number=index,
+                    jobs=tuple(dict.fromkeys(jobs)),
+                    groups=batch.groups,
                     step=block.step,
                     num_steps=block.num_steps,
-                    gradient_evaluations=index * each + block.gradient_evaluations,
-                    total_gradient_evaluations=len(plan.batches) * each,
+                    gradient_evaluations=overall[0] + num_chains * block.gradient_evaluations,
+                    total_gradient_evaluations=overall[1],
                     acceptance_rate=block.acceptance_rate,
                     log_likelihood=block.log_likelihood,
                     step_size=block.step_size,
@@ -231,35 +298,39 @@ def _run_batch(
                 )
             )
 
-    state, traces = checkpoint or (None, None)
-    bounds = (
-        None if job.bounds is None else (jnp.asarray(job.bounds[0]), jnp.asarray(job.bounds[1]))
-    )
+    bounds = None
+    if jobs[0].bounds is not None:
+        sides = zip(*(job.bounds for job in jobs if job.bounds is not None), strict=True)
+        bounds = tuple(jnp.asarray(np.repeat(np.stack(side), sizes, axis=0)) for side in sides)
+    index = np.repeat([job.label.index for job in jobs], sizes).astype(np.int32)
     try:
         return run_chains(
             keys,
             starting_codes(keys, plan.bundle.code_size),
-            _value_and_grad(plan.bundle, job.classifier, settings.preset),
-            {"target": target.params, "class_index": jnp.int32(job.label.index)},
+            _function(plan, jobs[0]),
+            _parameters(plan, jobs[0]),
             sampler,
-            bounds=bounds,
-            state=state,
-            traces=traces,
+            bounds=bounds,  # type: ignore[arg-type]
+            state=checkpoint.state if checkpoint else None,
+            traces=checkpoint.traces if checkpoint else None,
             on_block=report,
             stop_at=plan.stop_at,
+            chain_params={"class_index": jnp.asarray(index)},
+            # an accelerator is filled by many groups at once only
+            group_size=groups[0].size if devices[0].platform == "cpu" else None,
+            devices=devices,
         )
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise GradgenError(
-            f"{batch.size} chains at once do not fit into the memory of {jax.devices()[0]}; "
-            f"set chain-batch to a smaller number, such as {max(1, batch.size // 2)}"
+            f"{num_chains} chains at once do not fit into the memory of {devices[0]}; "
+            f"set chain-batch to a smaller number, such as {max(1, num_chains // 2)}"
         ) from error
 
 
 def _part(plan: Plan, batch: Batch, result: ChainResult) -> Part:
-    codes = result.state.position
-    pictures = decoder(plan.bundle)(plan.bundle.generator.params, codes)
+    codes = np.asarray(result.state.position)
     no_acceptance = plan.settings.method == "map"
     traces = dict(result.traces)
     if no_acceptance:  # MAP accepts nothing: a rate of 1 would say otherwise
@@ -268,8 +339,9 @@ def _part(plan: Plan, batch: Batch, result: ChainResult) -> Part:
     if no_acceptance or result.step <= result.warmup_steps:
         acceptance = np.full_like(acceptance, np.nan)
     return Part(
-        codes=np.asarray(codes),
-        images=to_uint8(pictures),
+        groups=np.array(batch.groups, np.int64),
+        codes=codes,
+        images=_draw(plan.bundle, codes, plan.groups[batch.groups[0]].size),
         log_likelihood=np.asarray(result.state.log_likelihood),
         log_density=np.asarray(result.state.log_density),
         acceptance=acceptance,
@@ -279,4 +351,16 @@ def _part(plan: Plan, batch: Batch, result: ChainResult) -> Part:
         num_steps=result.num_steps,
         warmup_steps=result.warmup_steps,
         gradient_evaluations=result.gradient_evaluations,
+        interrupted=result.interrupted,
+    )
+
+
+def _draw(bundle: Bundle, codes: np.ndarray, group_size: int) -> np.ndarray:
+    """Pictures (chains, S, S, 3) uint8, group by group: their bits depend on no other group."""
+    decode, params = decoder(bundle), bundle.generator.params
+    return np.concatenate(
+        [
+            to_uint8(decode(params, jnp.asarray(codes[start : start + group_size])))
+            for start in range(0, len(codes), group_size)
+        ]
     )

@@ -17,6 +17,7 @@ METHODS = ("map", "mala", "hmc")
 PRESETS = ("dgn-am",)
 CLIP_MODES = ("none", "project", "reject")
 CLIP_SCOPES = ("class", "all")
+PRECISIONS = ("float32", "bfloat16")
 DGN_AM_ITERATIONS = 200  # Nguyen et al. 2016, their published settings
 
 MAX_CHAINS = 1_000_000
@@ -38,7 +39,13 @@ class SampleSettings:
         likelihood_weight: β in p(class | g(z))^β p(z); ``None``: what the bundle's card recommends.
         budget: gradient evaluations a chain, warm-up included.
         num_chains: chains a class.
-        chain_batch: most chains in memory at once; ``None``: all of a class.
+        chain_group: chains that are computed as one (:mod:`gradgen.inference.layout`): with it, a
+            chain's bits depend neither on the devices nor on what runs beside it. ``None``: 8 on a
+            CPU; on accelerators a class's chains, shared by the devices.
+        chain_batch: most chains at once, over all devices; ``None``: on a CPU about a class, on
+            accelerators what their memory holds.
+        gradient_precision: ``float32``, or ``bfloat16`` for gradients alone: log densities, and so
+            the accept step, stay float32.
         seed: of all randomness.
         step_size: α (MAP, MALA) or the leapfrog's ε; ``None``: found in a warm-up.
         step_decay, step_decay_offset: γ and b of the schedule a((b+t)/b)^-γ, Teh et al.'s a(b+t)^-γ
@@ -68,7 +75,9 @@ class SampleSettings:
     likelihood_weight: float | None = None
     budget: int = 6000
     num_chains: int = 16
+    chain_group: int | None = None
     chain_batch: int | None = None
+    gradient_precision: str = "float32"
     seed: int = 0
     step_size: float | None = None
     step_decay: float = 0.0
@@ -198,6 +207,9 @@ def _validate(s: SampleSettings) -> None:
         if s.method != "map":
             raise UsageError(f"preset {s.preset} is a form of MAP, not of {s.method}")
     _one_of("clip-mode", s.clip_mode, CLIP_MODES)
+    _one_of("gradient-precision", s.gradient_precision, PRECISIONS)
+    if s.preset is not None and s.gradient_precision != "float32":
+        raise UsageError("preset dgn-am is defined by float32 gradients; drop gradient-precision")
     if s.clip_scope is not None:
         _one_of("clip-scope", s.clip_scope, CLIP_SCOPES)
     _whole("budget", s.budget, 1)
@@ -205,7 +217,12 @@ def _validate(s: SampleSettings) -> None:
     _whole("seed", s.seed, 0, 2**32 - 1)
     _whole("num-integration-steps", s.num_integration_steps, 1)
     _whole("trace-length", s.trace_length, 2)
-    for name, number in (("chain-batch", s.chain_batch), ("block-size", s.block_size)):
+    optional = {
+        "chain-group": s.chain_group,
+        "chain-batch": s.chain_batch,
+        "block-size": s.block_size,
+    }
+    for name, number in optional.items():
         if number is not None:
             _whole(name, number, 1)
     if s.method == "hmc" and s.budget < s.num_integration_steps:

@@ -62,6 +62,32 @@ class Target:
         (_, (log_density, log_likelihood)), gradient = jax.value_and_grad(total, has_aux=True)(z)
         return Evaluation(log_density, gradient, log_likelihood)
 
+    def mixed_value_and_grad(
+        self, precision: str, params: dict[str, Any], class_index: Array, z: Array
+    ) -> Evaluation:
+        """Like :meth:`value_and_grad`, but the gradient alone comes from a pass in ``precision``.
+
+        The density is that of float32, and so is the accept step: HMC and MALA stay exact, since
+        leapfrog is reversible and keeps volumes with any gradient that is a function of the
+        position, and MALA's proposal density uses the same gradient in both directions. What a
+        coarse gradient costs is acceptance. HMC looks at the density of a trajectory's end only;
+        the compiler drops it from the steps between.
+        """
+        dtype = jnp.dtype(precision)
+        coarse = {
+            name: jax.tree.map(lambda leaf: leaf.astype(dtype), params[name])
+            for name in ("generator", "classifier")
+        }
+
+        def total(z: Array) -> Array:
+            images = self._generate(coarse["generator"], z.astype(dtype))
+            log_p = self._classify(coarse["classifier"], images).astype(jnp.float32)
+            return _pick(log_p, class_index).sum()
+
+        log_density, log_likelihood = self.log_density(params, class_index, z)
+        gradient = params["likelihood_weight"] * jax.grad(total)(z) - z
+        return Evaluation(log_density, gradient, log_likelihood)
+
     def dgn_am_value_and_grad(
         self, params: dict[str, Any], class_index: Array, z: Array
     ) -> Evaluation:

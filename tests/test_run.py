@@ -96,8 +96,8 @@ def test_an_interrupted_run_resumes_to_the_very_same_bits(whole, tmp_path, block
     assert partial.record["status"] == "interrupted"
     assert len(list((tmp_path / "run").glob("*-0?.png"))) == (2 if blocks < 5 else 4)
     resumed = run.resume(tmp_path / "run", {"budget": 20, "classes": ["goldfish", "beacon"]})
-    assert resumed.checkpoint is not None
-    assert len(resumed.parts) == (blocks > 4)
+    assert len(resumed.checkpoints) == 1
+    assert len(resumed.finished) == (blocks > 4)
     created = read_record(tmp_path / "run")["created"]
     assert resumed.execute().record["created"] == created
     assert_same_results(tmp_path / "run", whole[0])
@@ -151,9 +151,9 @@ def test_other_weights_are_refused_unless_forced(tmp_path):
 def test_a_broken_checkpoint_is_one_clear_error(tmp_path):
     begun = run.begin(GIVEN, out=tmp_path / "run")
     begun.execute(stop=stop_after(1))
-    state = begun.folder / "checkpoint" / "state.npz"
+    state = begun.folder / "checkpoint" / "state-0000000.npz"
     state.write_bytes(state.read_bytes()[:1000])
-    with pytest.raises(GradgenError, match=r"state\.npz is a broken checkpoint"):
+    with pytest.raises(GradgenError, match=r"state-0000000\.npz is a broken checkpoint"):
         run.resume(begun.folder, {})
 
 
@@ -230,7 +230,7 @@ def test_two_processes_do_not_work_in_one_folder(tmp_path):
     begun = run.begin(GIVEN, out=tmp_path / "run")
     work = begun.folder / "checkpoint"
     work.mkdir()
-    with run.locked(work / "lock"), pytest.raises(UsageError, match="another process"):
+    with run.locked(work / "lock-0"), pytest.raises(UsageError, match="another process"):
         begun.execute()
 
 
@@ -248,12 +248,12 @@ def test_run_json_is_strict_json(whole):
     json.loads((whole[0] / "run.json").read_text(), parse_constant=refuse)
 
 
-def test_a_picture_of_a_later_batch_is_made_again_with_its_batch_only(tmp_path):
-    given = {**GIVEN, "classes": ("beacon",), "num_chains": 3, "chain_batch": 2}
+def test_a_picture_of_a_later_group_is_made_again_with_its_group_only(tmp_path):
+    given = {**GIVEN, "classes": ("beacon",), "num_chains": 3, "chain_group": 2}
     run.begin(given, out=tmp_path / "run").execute()
     picture = tmp_path / "run" / "beacon-02.png"
     begun = run.from_recipe(picture, {}, out=tmp_path / "again")
-    assert [(batch.start, batch.size) for batch in begun.plan.batches] == [(2, 2)]
+    assert [(group.start, group.size) for group in begun.plan.groups] == [(2, 2)]
     samples = begun.execute()
     assert samples.picture_names() == ["beacon-02.png"]
     assert run.same_pixels(picture, samples.images[0])[0]

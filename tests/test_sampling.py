@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from gradgen import load_bundle
+from gradgen.batches import batches_of, chains_that_fit, most_chains
 from gradgen.errors import GradgenError, UsageError
 from gradgen.images import to_uint8
-from gradgen.plan import batches_of, prepare
+from gradgen.plan import groups_of, prepare
 from gradgen.samples import bounds_from_json, bounds_to_json
 from gradgen.sampling import chain_keys, sample, starting_codes
 from gradgen.settings import make_settings
@@ -30,17 +31,79 @@ def two_classes(bundle):
     return sample(bundle, ["goldfish", "beacon"], seed=3, **SMALL)
 
 
-@given(st.integers(1, 5), st.integers(1, 200), st.none() | st.integers(1, 300))
+@given(st.integers(1, 5), st.integers(1, 200), st.integers(1, 300))
 @settings(max_examples=200, deadline=None)
-def test_batches_hold_every_chain_once_and_waste_little(classes, chains, most):
-    batches = batches_of(classes, chains, most)
-    assert len({batch.size for batch in batches}) == 1
-    assert batches[0].size <= (most or chains)
+def test_groups_hold_every_chain_once_and_waste_little(classes, chains, most):
+    groups = groups_of(classes, chains, most)
+    assert len({group.size for group in groups}) == 1
+    assert groups[0].size <= most
     for position in range(classes):
-        own = [batch for batch in batches if batch.class_position == position]
-        numbers = [n for batch in own for n in range(batch.start, batch.start + batch.size)]
+        own = [group for group in groups if group.class_position == position]
+        numbers = [n for group in own for n in range(group.start, group.start + group.size)]
         assert numbers == list(range(len(numbers)))
         assert 0 <= len(numbers) - chains < len(own)
+
+
+def test_batches_hold_every_group_once_and_one_classifier_each(bundle):
+    # lipstick is a class that only lite0 knows
+    options = {"classes": ["goldfish", "lipstick", "beacon"], "num_chains": 5, "chain_group": 2}
+    plan = prepare(make_settings(options), bundle)
+    assert len(plan.groups) == 9
+    batches = batches_of(plan, range(1, 9), most_chains=4)
+    assert [index for batch in batches for index in batch.groups] == list(range(1, 9))
+    assert [batch.groups for batch in batches] == [(1, 2), (3, 4), (5,), (6, 7), (8,)]
+    for batch in batches:
+        jobs = [plan.jobs[plan.groups[index].class_position] for index in batch.groups]
+        assert len({job.classifier.name for job in jobs}) == 1
+
+
+class _Device:
+    platform = "gpu"
+
+    def __init__(self, gigabytes):
+        self.gigabytes = gigabytes
+
+    def memory_stats(self):
+        return {"bytes_limit": self.gigabytes * 10**9, "bytes_in_use": 10**9}
+
+
+def test_an_accelerator_runs_as_many_chains_as_its_memory_holds(bundle):
+    plan = prepare(make_settings({"classes": "beacon", "chain_group": 8}), bundle)
+    # 60 % of 10 GB hold 60 chains of 100 MB, which are 7 groups; the smaller device counts
+    devices = [_Device(11), _Device(81)]
+    assert most_chains(plan, devices, bytes_a_chain=10**8) == 2 * 56
+    assert most_chains(plan, devices, bytes_a_chain=10**12) == 2 * 8  # at least a group each
+    assert chains_that_fit(None, 1) == 1
+    asked = prepare(make_settings({"classes": "beacon", "chain_batch": 24}), bundle)
+    assert most_chains(asked, devices, bytes_a_chain=1) == 24
+
+
+def test_classes_side_by_side_give_the_pictures_of_each_alone(bundle, two_classes):
+    seen = []
+    together = sample(
+        bundle,
+        ["goldfish", "beacon"],
+        seed=3,
+        chain_batch=4,
+        on_block=lambda block: seen.append([job.label.name for job in block.jobs]),
+        **SMALL,
+    )
+    assert seen == [["goldfish", "beacon"]] * 4
+    for name in ("codes", "images", "log_density"):
+        np.testing.assert_array_equal(getattr(together, name), getattr(two_classes, name))
+
+
+def test_classes_side_by_side_keep_to_their_own_boxes(bundle):
+    options = {"clip_sigmas": 0.5, "clip_mode": "project", "num_chains": 2, "budget": 10}
+    names = ["goldfish", "beacon"]
+    together = sample(bundle, names, "mala", chain_batch=4, step_size=0.05, **options)
+    table = bundle.code_statistics
+    for position, name in enumerate(names):
+        row = table.labels.find(name).index
+        mean, std = table.class_mean[row], table.class_std[row]
+        own = together.codes[together.class_position == position]
+        assert (abs(own - mean) <= 0.5 * std + 1e-5 * (1 + abs(mean))).all()
+        assert (abs(own - mean) >= 0.499 * std).any()  # a wall was met
 
 
 def test_chains_start_at_draws_from_the_prior_that_batching_does_not_change():
@@ -90,7 +153,7 @@ def test_a_class_gives_the_same_pictures_alone_or_among_others(bundle, two_class
 
 
 def test_chains_beyond_those_asked_for_are_thrown_away(bundle, two_classes):
-    batched = sample(bundle, "beacon", seed=3, **{**SMALL, "num_chains": 3, "chain_batch": 2})
+    batched = sample(bundle, "beacon", seed=3, **{**SMALL, "num_chains": 3, "chain_group": 2})
     assert len(batched) == 3
     assert batched.chain.tolist() == [0, 1, 2]
     np.testing.assert_array_equal(batched.codes[:2], two_classes.codes[2:])
@@ -100,7 +163,7 @@ def test_chains_beyond_those_asked_for_are_thrown_away(bundle, two_classes):
 
 def test_an_interrupt_gives_what_is_there(bundle, two_classes):
     def on_block(block):
-        if block.step >= 10 and block.job.label.name == "beacon":
+        if block.step >= 10 and block.jobs[0].label.name == "beacon":
             raise KeyboardInterrupt
 
     partial = sample(bundle, ["goldfish", "beacon"], seed=3, on_block=on_block, **SMALL)

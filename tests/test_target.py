@@ -1,5 +1,7 @@
 """The target density against SciPy, finite differences and a plain reading of DGN-AM's rule."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -82,3 +84,19 @@ def test_dgn_am_direction_is_the_twice_normalised_gradient_of_the_logit(bundle, 
     expected = jax.jit(target.log_density)(target.params, BEACON, z)
     np.testing.assert_allclose(found.log_density, expected[0], rtol=1e-5)
     np.testing.assert_allclose(found.log_likelihood, expected[1], rtol=1e-4)
+
+
+def test_a_coarse_gradient_leaves_the_density_as_it_is(bundle, z):
+    target = make_target(bundle, likelihood_weight=4.0)
+    fine = jax.jit(target.value_and_grad)(target.params, BEACON, z)
+    coarse = jax.jit(partial(target.mixed_value_and_grad, "bfloat16"))(target.params, BEACON, z)
+    # float32 on both sides: only the order of sums may differ
+    np.testing.assert_allclose(coarse.log_density, fine.log_density, rtol=1e-5)
+    np.testing.assert_allclose(coarse.log_likelihood, fine.log_likelihood, rtol=1e-4)
+    assert coarse.gradient.dtype == jnp.float32
+    product = jnp.sum(coarse.gradient * fine.gradient, axis=1)
+    norms = jnp.linalg.norm(coarse.gradient, axis=1) * jnp.linalg.norm(fine.gradient, axis=1)
+    assert (product / norms > 0.99).all()  # the way up
+    # bfloat16 has 8 bits: 2^-8 relative error in each number is the least that must show
+    gap = jnp.linalg.norm(coarse.gradient - fine.gradient, axis=1)
+    assert (gap > 2**-10 * jnp.linalg.norm(fine.gradient, axis=1)).all()

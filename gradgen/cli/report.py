@@ -80,7 +80,7 @@ def result_table(record: Mapping[str, Any]) -> Any:
         convergence = (job.get("diagnostics") or {}).get("log_density", {})
         table.add_row(
             escape(job["name"]),
-            str(len(job["chains"])),
+            str(job["num_chains"]),
             _figure(job.get("acceptance"), ".2f"),
             _figure(job.get("log_likelihood"), ".2f"),
             _figure(job.get("squared_norm"), ".0f"),

@@ -15,12 +15,14 @@ from gradgen.cli import common
 from gradgen.cli.report import report, summary
 
 if TYPE_CHECKING:
+    from gradgen.hosts import Hosts
     from gradgen.run import Run
     from gradgen.sampling import SampleProgress
 
 LOW_ACCEPTANCE = 0.1  # below it a person is warned
 WIDE_TERMINAL = 150  # columns that hold a progress line unbroken
 TARGET, CHAINS, STEPS, CLIPPING, OUTPUT = "Target", "Chains", "Steps", "Clipping", "Output"
+HOSTS = "Many hosts"
 
 
 def _option(*names: str, panel: str, help: str, default: str = "") -> Any:
@@ -197,11 +199,50 @@ def sample(
         int | None,
         _option("--num-chains", "-n", panel=CHAINS, help="Chains a class.", default="16"),
     ] = None,
+    chain_group: Annotated[
+        int | None,
+        _option(
+            "--chain-group",
+            panel=CHAINS,
+            help="Chains computed as one, on one device; the last bits of a result depend on it.",
+            default="8 on CPUs; on GPUs a class's, shared by the devices",
+        ),
+    ] = None,
     chain_batch: Annotated[
         int | None,
         _option(
-            "--chain-batch", panel=CHAINS, help="Most chains in memory at once.", default="all"
+            "--chain-batch",
+            panel=CHAINS,
+            help="Most chains at once, over all devices.",
+            default="on CPUs a class's; on GPUs what their memory holds",
         ),
+    ] = None,
+    gradient_precision: Annotated[
+        str | None,
+        _option(
+            "--gradient-precision",
+            panel=CHAINS,
+            help="float32, or bfloat16: gradients alone, so that accept steps stay exact.",
+            default="float32",
+        ),
+    ] = None,
+    distributed: Annotated[
+        bool,
+        _option(
+            "--distributed",
+            panel=HOSTS,
+            help="Share the chains with other hosts, found by SLURM or Open MPI. All see --out.",
+        ),
+    ] = False,
+    coordinator: Annotated[
+        str | None,
+        _option("--coordinator", panel=HOSTS, help="HOST:PORT of the first host, without SLURM."),
+    ] = None,
+    num_processes: Annotated[
+        int | None, _option("--num-processes", panel=HOSTS, help="How many hosts there are.")
+    ] = None,
+    process_id: Annotated[
+        int | None, _option("--process-id", panel=HOSTS, help="Which of them this is, from 0.")
     ] = None,
     seed: Annotated[
         int | None, _option("--seed", "-s", panel=CHAINS, help="Of all randomness.", default="0")
@@ -279,7 +320,8 @@ def sample(
         "step_jitter": step_jitter, "target_acceptance": target_acceptance,
         "warmup_fraction": warmup_fraction, "clip_mode": clip_mode, "clip_sigmas": clip_sigmas,
         "clip_scope": clip_scope, "statistics": None if statistics is None else str(statistics),
-        "num_chains": num_chains, "chain_batch": chain_batch, "seed": seed,
+        "num_chains": num_chains, "chain_group": chain_group, "chain_batch": chain_batch,
+        "gradient_precision": gradient_precision, "seed": seed,
         "block_size": block_size, "trace_length": trace_length,
     }  # fmt: skip
     given = {name: value for name, value in options.items() if value is not None}
@@ -290,8 +332,11 @@ def sample(
     if resume is not None and out is not None:
         raise UsageError("--resume writes into the run's own folder; drop --out")
     command = ["gradgen", *sys.argv[1:]]
+    hosts = join_hosts(distributed, coordinator, num_processes, process_id)
+    if hosts.count > 1 and (recipe is not None or animate):
+        raise UsageError("--recipe and --animate are for one host; drop --distributed")
     if resume is not None:
-        begun = run.resume(resume, given, clip, force=force)
+        begun = run.resume(resume, given, clip, force=force, hosts=hosts)
         if not isinstance(begun, run.Run):
             common.note(f"{resume} is finished: there is nothing to resume")
             report(resume, begun, as_json)
@@ -299,7 +344,9 @@ def sample(
     elif recipe is not None:
         begun = run.from_recipe(recipe, given, clip, out=out, force=force, command=command)
     else:
-        begun = run.begin(given, clip, out=out, force=force, command=command, animate=animate)
+        begun = run.begin(
+            given, clip, out=out, force=force, command=command, animate=animate, hosts=hosts
+        )
     for line in (*begun.notes, summary(begun, likelihood_weight is not None)):
         common.note(line)
     try:
@@ -308,6 +355,12 @@ def sample(
     except KeyboardInterrupt:
         common.note(f"stopped at once; continue with: gradgen sample --resume {begun.folder}")
         raise
+    if not hosts.is_first:
+        if samples.record["status"] == "interrupted" and stop():
+            raise KeyboardInterrupt
+        return None
+    for host in samples.record["silent_hosts"]:
+        common.warn(f"host {host} has stopped; its chains are missing")
     extra = {}
     if begun.picture is not None:
         same, difference = run.same_pixels(begun.picture, samples.images[0])
@@ -326,8 +379,29 @@ def sample(
     report(begun.folder, {**samples.record, "pictures": samples.picture_names()}, as_json, extra)
     if samples.record["status"] == "interrupted":
         common.note(f"continue with: gradgen sample --resume {begun.folder}")
+        if samples.record["silent_hosts"]:
+            return 1
         raise KeyboardInterrupt
     return None
+
+
+def join_hosts(
+    distributed: bool,
+    coordinator: str | None,
+    num_processes: int | None,
+    process_id: int | None,
+) -> Hosts:
+    """The hosts of a run that is shared, or this one alone."""
+    from gradgen.errors import UsageError
+    from gradgen.hosts import ALONE, connect
+
+    if not distributed:
+        if (coordinator, num_processes, process_id) != (None, None, None):
+            raise UsageError(
+                "--coordinator, --num-processes and --process-id are for --distributed"
+            )
+        return ALONE
+    return connect(coordinator, num_processes, process_id)
 
 
 def parse_step_size(text: str | None) -> float | str | None:
@@ -368,15 +442,14 @@ def stopped_by_interrupt() -> Iterator[Callable[[], bool]]:
 @contextmanager
 def shown(begun: Run) -> Iterator[Callable[[SampleProgress], None]]:
     """A progress bar over all gradient evaluations of the run."""
-    from gradgen.sampling import sampler_settings
+    from gradgen.sampling import names_of, sampler_settings
 
     sampler = sampler_settings(begun.plan.settings)
-    each = 1 + sampler.num_steps * sampler.gradients_per_step
-    done = int(begun.checkpoint[0].step) * sampler.gradients_per_step if begun.checkpoint else 0
-    start = len(begun.parts) * each + done
-    total = len(begun.plan.batches) * each
+    start, total = begun.gradients
     names = [job.label.name for job in begun.plan.jobs]
     title = names[0] if len(names) == 1 else f"{len(names)} classes"
+    if begun.hosts.count > 1:
+        title = f"host {begun.hosts.index} of {begun.hosts.count}: {title}"
     # on a terminal the bar's line has to fit into 80 columns, so it is broken into short ones
     narrow = common.err.is_terminal and common.err.width < WIDE_TERMINAL
     with common.progress(title, total, "grads" if narrow else "gradients", start) as bar:
@@ -384,7 +457,7 @@ def shown(begun: Run) -> Iterator[Callable[[SampleProgress], None]]:
         def show(block: SampleProgress) -> None:
             step = f"step {block.step}/{block.num_steps}"
             if len(names) > 1:
-                step = f"{block.job.label.name} {step}"
+                step = f"{names_of(block.jobs)} {step}"
             parts = [step, f"log p {block.log_likelihood:.2f}"]
             if sampler.method != "map":
                 parts.insert(1, f"acceptance {block.acceptance_rate:.2f}")

@@ -24,7 +24,7 @@ from gradgen.evaluation.diagnose import read_chains
 from gradgen.evaluation.features import evaluate
 from gradgen.plots import running_mean
 from gradgen.samples import RECORD_FILE
-from gradgen.sampling import SampleProgress, sampler_settings
+from gradgen.sampling import SampleProgress, names_of, sampler_settings
 from gradgen.settings import make_settings
 
 PAPER_BUDGET, EMBEDDED_BUDGET = 6000, 1000
@@ -119,10 +119,13 @@ def run_variants(experiment: Experiment, variants: Sequence[Variant]) -> dict[st
     total, before = sum(costs), 0
     for one, cost in zip(variants, costs, strict=True):
 
-        def show(block: SampleProgress, one: Variant = one, before: int = before) -> None:
+        def show(
+            block: SampleProgress, one: Variant = one, before: int = before, cost: int = cost
+        ) -> None:
             if experiment.on_progress is not None:
-                done = before + block.gradient_evaluations
-                experiment.on_progress(f"{one.title}: {block.job.label.name}", done, total)
+                share = block.gradient_evaluations / block.total_gradient_evaluations
+                done = before + round(share * cost)
+                experiment.on_progress(f"{one.title}: {names_of(block.jobs)}", done, total)
 
         ran = _run(experiment, one, show)
         before += cost
@@ -146,10 +149,11 @@ def _given(experiment: Experiment, one: Variant) -> dict[str, Any]:
 
 
 def _gradients(experiment: Experiment, one: Variant) -> int:
-    """Gradient evaluations of a variant, class after class."""
+    """Gradient evaluations of all of a variant's chains; some more where a group is filled up."""
     sampler = sampler_settings(make_settings(_given(experiment, one), one.clip))
     steps = min(sampler.num_steps, one.stop_at or sampler.num_steps)
-    return len(experiment.classes) * (1 + steps * sampler.gradients_per_step)
+    chains = len(experiment.classes) * experiment.num_chains
+    return chains * (1 + steps * sampler.gradients_per_step)
 
 
 def _run(experiment: Experiment, one: Variant, show: Callable[[SampleProgress], None]) -> bool:

@@ -16,7 +16,7 @@ from gradgen.evaluation.features import evaluate, judge
 from gradgen.images import evenly_chosen, to_uint8
 from gradgen.labels import Label, Labels
 from gradgen.networks import Bundle
-from gradgen.sampling import SampleProgress, decoder, sample
+from gradgen.sampling import SampleProgress, decoder, names_of, sample
 from gradgen.training.classifier import calibration_error
 from gradgen.training.data import Dataset, load_held_out
 
@@ -103,7 +103,7 @@ def evaluate_bundle(
 
     def on_block(block: SampleProgress) -> None:
         on_progress(
-            f"sampling {block.job.label.name}",
+            f"sampling {names_of(block.jobs)}",
             block.gradient_evaluations,
             block.total_gradient_evaluations,
         )

@@ -7,7 +7,7 @@ points however long the run; a point stands for a window of steps.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from gradgen.inference import adaptation, hmc, mala
 from gradgen.inference import map as map_
 from gradgen.inference.clipping import Bounds
 from gradgen.inference.kernel import KernelState
+from gradgen.inference.layout import Layout, first, make_layout, padded, place, spread
 from gradgen.inference.schedules import annealed_noise, decay_from, linear
 from gradgen.inference.types import (
     MAP_STEP_SIZE,
@@ -33,6 +34,7 @@ from gradgen.inference.types import (
 BLOCK_GRADIENTS = 50  # a look at the chains after about so many gradient evaluations
 DGN_AM_STEP_SIZE, DGN_AM_LAST_STEP_SIZE, DGN_AM_SHRINK = 8.0, 1e-10, 0.99
 PROJECTION_SEED = 2024
+PLAIN = Layout()  # all chains as one group on the default device
 
 
 class ChainState(NamedTuple):
@@ -59,7 +61,10 @@ class ChainState(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """One window of steps: means of acceptance and step size over it, the rest at its end."""
+    """Windows of steps: means of acceptance and step size over each, the rest at its end.
+
+    All (chains, windows), projections (chains, windows, k).
+    """
 
     log_density: Array
     log_likelihood: Array
@@ -158,17 +163,20 @@ def init_chains(
     params: Any,
     settings: SamplerSettings,
     bounds: Bounds | None = None,
+    chain_params: Any = None,
+    layout: Layout = PLAIN,
 ) -> ChainState:
     """Chains at their start; one gradient evaluation.
 
     Args:
         chain_keys: (chains,) typed PRNG keys.
         z0: (chains, code); moved into the bounds if there are any.
+        chain_params, layout: see :func:`run_chains`; the chains fill the layout.
     """
     if bounds is not None and settings.clip_mode != "none":
         z0 = jnp.clip(z0, bounds[0], bounds[1])
     num_chains, code_size = z0.shape
-    evaluation = _evaluate_jitted(value_and_grad, params, z0)
+    evaluation = _evaluate_jitted(value_and_grad, params, chain_params, z0, layout)
     guess = jnp.full(num_chains, first_step_size(settings, code_size))
     return ChainState(
         step=jnp.int32(0),
@@ -209,6 +217,10 @@ def run_chains(
     traces: dict[str, np.ndarray] | None = None,
     on_block: Callable[[BlockProgress], None] | None = None,
     stop_at: int | None = None,
+    *,
+    chain_params: dict[str, Any] | None = None,
+    group_size: int | None = None,
+    devices: Sequence[Any] | None = None,
 ) -> ChainResult:
     """Run all chains for the settings' budget.
 
@@ -217,19 +229,34 @@ def run_chains(
         z0: (chains, code) starting positions.
         value_and_grad: pure; the same function object again means no new compilation.
         params: pytree that value_and_grad takes; an argument of the compiled program.
-        bounds: (lower, upper), each (code,), for the settings' clip_mode.
+        bounds: (lower, upper), each (code,) or (chains, code), for the settings' clip_mode.
         state, traces: of a checkpoint (``BlockProgress``), to go on from there bit by bit.
         on_block: called after each block. A KeyboardInterrupt that it raises ends the run, and
             what is there is returned; any other exception goes through.
         stop_at: end once so many steps are done, on the schedule of the whole budget.
+        chain_params: {name: array (chains, ...)} of what differs from chain to chain, such as the
+            class. value_and_grad finds them in ``params``, which must be a dictionary then.
+        group_size: chains that are computed as one (:mod:`gradgen.inference.layout`). With it, a
+            chain's bits depend neither on the devices nor on the other groups.
+        devices: that share the chains; ``None``: JAX's default device alone.
     """
     settings.validate()
     plan = plan_steps(settings)
+    num_chains = len(z0)
+    layout = make_layout(num_chains, group_size, devices)
+    filled = -(-num_chains // layout.multiple) * layout.multiple
+    if bounds is not None:
+        bounds = tuple(jnp.broadcast_to(side, z0.shape) for side in bounds)  # type: ignore[assignment]
+    per_chain, params = place(padded((chain_params, bounds), filled), params, layout)
     if state is None:
-        state = init_chains(chain_keys, z0, value_and_grad, params, settings, bounds)
+        keys, z0 = padded((chain_keys, z0), filled)
+        state = init_chains(
+            keys, z0, value_and_grad, params, settings, per_chain[1], per_chain[0], layout
+        )
+    state, _ = place(padded(state, filled), None, layout)
     # a block hands the trace's numbers to the host, a few kilobytes a second
     traces = (
-        _empty_traces(plan, settings, len(state.position))
+        _empty_traces(plan, settings, num_chains)
         if traces is None
         else {name: values.copy() for name, values in traces.items()}
     )
@@ -262,11 +289,18 @@ def run_chains(
         if windows == 0:  # the last window is a short one
             windows, stride = 1, end - done
         state, block = run_block(
-            state, params, numbers, bounds, projections, value_and_grad, form, windows, stride
+            state,
+            per_chain,
+            (params, numbers, projections),
+            value_and_grad,
+            form,
+            windows,
+            stride,
+            layout,
         )
         done += windows * stride
         for name, values in block._asdict().items():
-            traces[name][:, point : point + windows] = np.moveaxis(np.asarray(values), 0, 1)
+            traces[name][:, point : point + windows] = np.asarray(values)[:num_chains]
         if on_block:
             recent = {
                 name: values[:, point : point + windows]
@@ -283,12 +317,13 @@ def run_chains(
                         log_likelihood=float(recent["log_likelihood"][:, -1].mean()),
                         step_size=float(recent["step_size"].mean()),
                         warming_up=done <= plan.warmup_steps,
-                        state=state,
+                        state=first(state, num_chains),
                         traces=traces,
                     )
                 )
             except KeyboardInterrupt:
                 interrupted = True
+    state = first(state, num_chains)
     sampled = max(1, done - plan.warmup_steps)
     return ChainResult(
         state=state,
@@ -314,38 +349,53 @@ class _Form(NamedTuple):
     num_steps: int
 
 
-@partial(jax.jit, static_argnames=("value_and_grad", "form", "windows", "stride"))
+@partial(jax.jit, static_argnames=("value_and_grad", "form", "windows", "stride", "layout"))
 def run_block(
     state: ChainState,
-    params: Any,
-    numbers: dict[str, Array],
-    bounds: Bounds | None,
-    projections: Array,
+    per_chain: tuple[dict[str, Any] | None, Bounds | None],
+    shared: tuple[Any, dict[str, Array], Array],
     value_and_grad: ValueAndGrad,
     form: _Form,
     windows: int,
     stride: int,
+    layout: Layout = PLAIN,
 ) -> tuple[ChainState, Trace]:
-    """``windows`` x ``stride`` steps of all chains; the trace has one row a window."""
+    """``windows`` x ``stride`` steps of all chains.
 
-    def evaluate(z: Array) -> Evaluation:
-        return value_and_grad(params, z)
+    Args:
+        per_chain: what differs from chain to chain: parameters and bounds.
+        shared: what does not: parameters, the settings' numbers, the trace's projections.
+    """
 
-    def one(state: ChainState, _: None) -> tuple[ChainState, tuple[Array, Array]]:
-        return _one_step(state, evaluate, numbers, bounds, form)
+    def group(per_chain: Any, shared: Any) -> tuple[ChainState, Trace]:
+        state, chain_params, bounds = per_chain
+        params, numbers, projections = shared
 
-    def window(state: ChainState, _: None) -> tuple[ChainState, Trace]:
-        state, (acceptance, step_size) = jax.lax.scan(one, state, None, length=stride)
-        return state, Trace(
-            log_density=state.log_density,
-            log_likelihood=state.log_likelihood,
-            acceptance=acceptance.mean(0),
-            step_size=step_size.mean(0),
-            squared_norm=jnp.sum(state.position**2, axis=-1),
-            projections=state.position @ projections,
-        )
+        def evaluate(z: Array) -> Evaluation:
+            return value_and_grad(_joined(params, chain_params), z)
 
-    return jax.lax.scan(window, state, None, length=windows)
+        def one(state: ChainState, _: None) -> tuple[ChainState, tuple[Array, Array]]:
+            return _one_step(state, evaluate, numbers, bounds, form)
+
+        def window(state: ChainState, _: None) -> tuple[ChainState, Trace]:
+            state, (acceptance, step_size) = jax.lax.scan(one, state, None, length=stride)
+            return state, Trace(
+                log_density=state.log_density,
+                log_likelihood=state.log_likelihood,
+                acceptance=acceptance.mean(0),
+                step_size=step_size.mean(0),
+                squared_norm=jnp.sum(state.position**2, axis=-1),
+                projections=state.position @ projections,
+            )
+
+        state, trace = jax.lax.scan(window, state, None, length=windows)
+        return state, jax.tree.map(lambda values: jnp.moveaxis(values, 0, 1), trace)
+
+    return spread(group, (state, *per_chain), shared, layout)
+
+
+def _joined(params: Any, chain_params: dict[str, Any] | None) -> Any:
+    return params if chain_params is None else {**params, **chain_params}
 
 
 def _one_step(
@@ -469,6 +519,16 @@ def _empty_traces(
     return {"step": plan.point_steps, **traces}
 
 
-@partial(jax.jit, static_argnames="value_and_grad")
-def _evaluate_jitted(value_and_grad: ValueAndGrad, params: Any, z: Array) -> Evaluation:
-    return value_and_grad(params, z)
+@partial(jax.jit, static_argnames=("value_and_grad", "layout"))
+def _evaluate_jitted(
+    value_and_grad: ValueAndGrad,
+    params: Any,
+    chain_params: dict[str, Any] | None,
+    z: Array,
+    layout: Layout,
+) -> Evaluation:
+    def group(per_chain: Any, params: Any) -> Evaluation:
+        z, chain_params = per_chain
+        return value_and_grad(_joined(params, chain_params), z)
+
+    return spread(group, (z, chain_params), params, layout)

@@ -125,7 +125,7 @@ def test_ctrl_c_leaves_pictures_and_a_run_that_resumes_to_the_same_bits(tmp_path
     )  # fmt: skip
     try:
         deadline = time.monotonic() + 120
-        state = folder / "checkpoint" / "state.npz"
+        state = folder / "checkpoint" / "state-0000000.npz"
         while not state.exists() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)

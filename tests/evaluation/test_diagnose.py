@@ -8,7 +8,7 @@ import pytest
 from gradgen.cli import app as program
 from gradgen.errors import GradgenError, UsageError
 from gradgen.evaluation.diagnose import autocorrelation, diagnose_run
-from gradgen.samples import npz_bytes, write_record
+from gradgen.samples import RECORD_FORMAT, npz_bytes, write_record
 
 CHAINS, POINTS, WARMUP = 4, 400, 100
 
@@ -53,7 +53,7 @@ def write_run(folder, density, method="hmc", acceptance=0.8, classes=1, **settin
     arrays = {f"trace_{name}": values.astype(np.float32) for name, values in traces.items()}
     (folder / "chains.npz").write_bytes(npz_bytes({**arrays, "class_position": position}))
     record = {
-        "format": "gradgen run 1",
+        "format": RECORD_FORMAT,
         "settings": made,
         "warmup_steps": WARMUP,
         "classes": [{"name": f"class {number}", **job} for number in range(classes)],

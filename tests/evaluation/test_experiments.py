@@ -116,7 +116,7 @@ def two_columns(tmp_path_factory):
 
 def test_progress_counts_all_variants_as_one(two_columns):
     _, _, _, seen = two_columns
-    assert seen[-1][1:] == (34, 34)  # 12 + 20 gradients and each chain's first
+    assert seen[-1][1:] == (68, 68)  # two chains: 12 + 20 gradients and each chain's first
     assert [done for _, done, _ in seen] == sorted(done for _, done, _ in seen)
 
 

@@ -7,6 +7,7 @@ tests see. A test fails by chance with probability ALPHA per statistic; the file
 100 statistics, so a wrong alarm anywhere has probability below 1 %. Seeds are fixed.
 """
 
+import jax
 import numpy as np
 import pytest
 from scipy import stats
@@ -108,6 +109,24 @@ def test_projecting_onto_the_box_is_not_the_truncated_target():
     exact = stats.truncnorm(lower[0] / scale, upper[0] / scale, scale=scale)
     assert stats.kstest(draws[:, 0], exact.cdf).pvalue < ALPHA
     assert np.mean(np.isclose(draws[:, 0], upper[0])) > 0.01  # a pile on the wall
+
+
+@pytest.mark.parametrize("name", ["mala", "jittered hmc"])
+def test_a_coarse_gradient_does_not_change_what_is_sampled(name):
+    """The gradient may be any function of the position, such as one in low precision: the accept
+    step, with the exact density, sees to the rest. Here it has 4 bits and is 30 % short."""
+
+    def coarse(params, z):
+        exact = targets.gaussian(params, z)
+        rounded = jax.lax.reduce_precision(0.7 * exact.gradient, exponent_bits=8, mantissa_bits=3)
+        return exact._replace(gradient=rounded)
+
+    result = targets.run(coarse, 3, NUM_CHAINS, **METHODS[name])
+    fine = targets.run(targets.gaussian, 3, NUM_CHAINS, **METHODS[name])
+    assert result.acceptance_rate.mean() < fine.acceptance_rate.mean()  # what it costs
+    root = np.linalg.cholesky(targets.COVARIANCE)
+    gap = np.asarray(result.state.position, np.float64) - targets.MEAN
+    assert_standard_normal(np.linalg.solve(root, gap.T).T)
 
 
 @pytest.mark.parametrize("method", ["mala", "hmc"])

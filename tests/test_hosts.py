@@ -1,0 +1,158 @@
+"""Several hosts share a run: who does what, and two real processes on loopback."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gradgen import run
+from gradgen.errors import GradgenError, UsageError
+from gradgen.hosts import Hosts, connect
+from gradgen.images import decode
+from gradgen.samples import read_record
+
+GIVEN = {
+    "classes": ("goldfish", "beacon"),
+    "method": "mala",
+    "budget": 20,
+    "num_chains": 4,
+    "chain_group": 2,
+    "block_size": 5,
+    "seed": 7,
+}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run of one host alone: its folder."""
+    begun = run.begin(GIVEN, out=tmp_path_factory.mktemp("whole") / "run")
+    begun.execute()
+    return begun.folder
+
+
+def assert_same_pictures(folder, other):
+    names = read_record(other)["pictures"]
+    assert len(names) == 8 and read_record(folder)["pictures"] == names
+    for name in names:
+        np.testing.assert_array_equal(decode(folder / name), decode(other / name))
+    with np.load(folder / "chains.npz") as mine, np.load(other / "chains.npz") as theirs:
+        for name in theirs:
+            np.testing.assert_array_equal(mine[name], theirs[name], err_msg=name)
+
+
+@given(st.integers(0, 1000), st.integers(1, 20))
+def test_hosts_share_everything_once_and_evenly(things, hosts):
+    shares = [list(Hosts(index, hosts).share(things)) for index in range(hosts)]
+    assert [thing for share in shares for thing in share] == list(range(things))
+    sizes = [len(share) for share in shares]
+    assert max(sizes) - min(sizes) <= 1
+
+
+def start(process_id, port, *arguments):
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    return subprocess.Popen(
+        [
+            sys.executable, "-m", "gradgen", "sample", "--distributed", "--coordinator",
+            f"127.0.0.1:{port}", "--num-processes", "2", "--process-id", str(process_id),
+            *arguments,
+        ],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+    )  # fmt: skip
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def test_two_processes_make_the_run_of_one(whole, tmp_path):
+    options = [
+        f"--{name.replace('_', '-')}={value}" for name, value in GIVEN.items() if name != "classes"
+    ]
+    out, port = tmp_path / "run", free_port()
+    arguments = ["--class=goldfish", "--class=beacon", f"--out={out}", "--json", *options]
+    processes = [start(index, port, *arguments) for index in range(2)]
+    ended = [process.communicate(timeout=200) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], ended
+    assert json.loads(ended[0][0])["num_hosts"] == 2  # nothing else on standard output
+    assert ended[1][0] == ""
+    assert_same_pictures(out, whole)
+    assert not (out / "checkpoint").exists()
+
+
+def test_what_a_dead_host_leaves_is_finished_by_one_alone(whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "CHECKPOINT_INTERVAL", 0.0)
+    folder, session = tmp_path / "run", 11
+    given = {**GIVEN, "chain_batch": 2}  # two batches a host
+    first = run.begin(given, out=folder, hosts=Hosts(0, 2, session))
+    second = run.begin(given, out=folder, hosts=Hosts(1, 2, session))
+    steps = []
+
+    def dies(block):
+        steps.append(block.step)
+        if len(steps) == 6:  # in its second batch
+            raise RuntimeError("the power is gone")
+
+    with pytest.raises(RuntimeError, match="power"):
+        second.execute(on_progress=dies)
+    monkeypatch.setattr("gradgen.hosts.SILENCE", 0.2)
+    samples = first.execute()
+    assert samples.record["status"] == "interrupted"
+    assert samples.record["silent_hosts"] == [1]
+    resumed = run.resume(folder, {})
+    assert sorted(resumed.finished) == [0, 1, 2]
+    assert [one.groups for one in resumed.checkpoints] == [(3,)]
+    assert resumed.execute().record["status"] == "finished"
+    assert_same_pictures(folder, whole)
+
+
+def test_a_run_of_one_host_is_finished_by_two(whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "CHECKPOINT_INTERVAL", 0.0)
+    folder = tmp_path / "run"
+    stops = iter([False, False, True])
+    # all four groups in one batch, which is then torn apart between the hosts
+    run.begin({**GIVEN, "chain_batch": 8}, out=folder).execute(stop=lambda: next(stops))
+    given = {"chain_batch": 4}
+    hosts = [run.resume(folder, given, hosts=Hosts(index, 2, 5)) for index in range(2)]
+    assert [one.groups for host in hosts for one in host.checkpoints] == [(0, 1), (2, 3)]
+    hosts[1].execute()
+    assert hosts[0].execute().record["status"] == "finished"
+    assert_same_pictures(folder, whole)
+
+
+def test_a_folder_that_is_not_shared_is_a_clear_error(tmp_path, monkeypatch):
+    monkeypatch.setattr("gradgen.hosts.SILENCE", 0.1)
+    with pytest.raises(GradgenError, match="shared file system"):
+        run.begin(GIVEN, out=tmp_path / "mine", hosts=Hosts(1, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("127.0.0.1:1", 2, None), "belong together"),
+        (("127.0.0.1:1", 2, 2), "process-id 2: must be from 0 to 1"),
+        (("nowhere", 2, 0), "HOST:PORT"),
+    ],
+)
+def test_hosts_that_cannot_be_are_refused_in_one_line(arguments, message):
+    with pytest.raises(UsageError, match=message) as caught:
+        connect(*arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_without_a_cluster_distributed_says_what_to_give():
+    # a process of its own: JAX meets others only before it has done anything else
+    ended = subprocess.run(
+        [sys.executable, "-m", "gradgen", "sample", "--class=beacon", "--distributed"],
+        capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert ended.returncode == 2
+    assert "no cluster found" in ended.stderr and "--coordinator HOST:PORT" in ended.stderr
+    assert "Traceback" not in ended.stderr
