@@ -1,0 +1,134 @@
+"""Gradients alone, our chains, BlackJAX's chains and a matrix product, as compiled loops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from gradgen.benchmark.timing import Loop
+from gradgen.inference import hmc, mala
+from gradgen.inference.kernel import init
+from gradgen.target import Target
+
+STEP_SIZES = {"mala": 0.05, "hmc": 0.1}  # of the order that the warm-up finds; cost does not depend
+MATRIX_SIDE = {"cpu": 2048, "accelerator": 8192}
+GRADIENT_PASSES = 2  # forward, and backward to the codes: the weights' gradient is never needed
+
+
+def gradient_and_chains(
+    target: Target, z: Array, gradients: int, num_integration_steps: int
+) -> dict[str, Loop]:
+    """Loops of ``gradients`` evaluations for all chains of z (chains, code).
+
+    The chains' loops take one more for their first state, which a run takes once as well.
+    ``gradients`` is a multiple of ``num_integration_steps``.
+    """
+    label = jnp.int32(0)
+
+    def evaluator(params: Any) -> Callable[[Array], Any]:
+        return lambda z: target.value_and_grad(params, label, z)
+
+    def gradient_loop(params: Any, z: Array) -> Any:
+        def step(z: Array, _: Array) -> tuple[Array, Array]:
+            evaluation = evaluator(params)(z)
+            # A step that moves: else XLA would see that each round computes the same.
+            return z + 1e-6 * evaluation.gradient, evaluation.log_density
+
+        return jax.lax.scan(step, z, jnp.arange(gradients))
+
+    def mala_loop(params: Any, z: Array) -> Any:
+        evaluate = evaluator(params)
+
+        def step(state: Any, t: Array) -> tuple[Any, Any]:
+            return mala.mala_step(_keys_at(t, len(z)), state, evaluate, STEP_SIZES["mala"])
+
+        return jax.lax.scan(step, init(z, evaluate), jnp.arange(gradients))
+
+    def hmc_loop(params: Any, z: Array) -> Any:
+        evaluate = evaluator(params)
+
+        def step(state: Any, t: Array) -> tuple[Any, Any]:
+            return hmc.hmc_step(
+                _keys_at(t, len(z)), state, evaluate, STEP_SIZES["hmc"], num_integration_steps
+            )
+
+        iterations = jnp.arange(gradients // num_integration_steps)
+        return jax.lax.scan(step, init(z, evaluate), iterations)
+
+    return {
+        "gradient": _compiled(gradient_loop, target.params, z, gradients),
+        "MALA": _compiled(mala_loop, target.params, z, gradients + 1),
+        "HMC": _compiled(hmc_loop, target.params, z, gradients + 1),
+    }
+
+
+def blackjax_chains(
+    target: Target, z: Array, gradients: int, num_integration_steps: int
+) -> dict[str, Loop]:
+    """The same chains by BlackJAX, an independent library, on the same target.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    import blackjax
+
+    label = jnp.int32(0)
+
+    def loop(make: Callable[[Callable[[Array], Array]], Any], iterations: int) -> Any:
+        def run(params: Any, z: Array) -> Any:
+            def log_density(z: Array) -> Array:
+                return target.log_density(params, label, z[None])[0][0]
+
+            algorithm = make(log_density)
+
+            def step(state: Any, t: Array) -> tuple[Any, Array]:
+                state, info = jax.vmap(algorithm.step)(_keys_at(t, len(z)), state)
+                return state, info.acceptance_rate
+
+            return jax.lax.scan(step, jax.vmap(algorithm.init)(z), jnp.arange(iterations))
+
+        return run
+
+    mala_loop = loop(lambda density: blackjax.mala(density, STEP_SIZES["mala"]), gradients)
+    hmc_loop = loop(
+        lambda density: blackjax.hmc(
+            density, STEP_SIZES["hmc"], jnp.ones(z.shape[1]), num_integration_steps
+        ),
+        gradients // num_integration_steps,
+    )
+    return {
+        "BlackJAX MALA": _compiled(mala_loop, target.params, z, gradients + 1),
+        "BlackJAX HMC": _compiled(hmc_loop, target.params, z, gradients + 1),
+    }
+
+
+def matrix_product(repeats: int = 4) -> tuple[Loop, float]:
+    """Products of large square float32 matrices, and the floating-point operations of one."""
+    side = MATRIX_SIDE["cpu" if jax.default_backend() == "cpu" else "accelerator"]
+    matrix = jax.random.normal(jax.random.key(0), (side, side)) / side**0.5
+
+    def run(matrix: Array, start: Array) -> Array:
+        return jax.lax.fori_loop(0, repeats, lambda _, product: matrix @ product, start)
+
+    return _compiled(run, matrix, matrix, repeats), 2.0 * side**3
+
+
+def gradient_flops(multiply_adds: float, num_chains: int) -> float:
+    """Floating-point operations that a gradient of all chains cannot do without.
+
+    multiply_adds: of generator and classifier, for one picture, forward.
+    """
+    return 2.0 * multiply_adds * GRADIENT_PASSES * num_chains
+
+
+def _keys_at(step: Array, chains: int) -> Array:
+    return jax.random.split(jax.random.fold_in(jax.random.key(1), step), chains)
+
+
+def _compiled(function: Callable[..., Any], params: Any, z: Array, evaluations: int) -> Loop:
+    jitted = jax.jit(function)
+    return Loop(lambda: jax.block_until_ready(jitted(params, z)), evaluations)
