@@ -3,6 +3,7 @@
 Chains need nothing of one another, so the hosts meet once, by ``jax.distributed``, to learn who is
 which, and part again: each then works on its own devices, and one that dies takes no other with
 it. What they have to tell one another goes through the run's folder, which they all must see.
+Scoring and statistics, which leave no folder, stay connected and gather their results.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from gradgen.errors import GradgenError, UsageError
 from gradgen.weights.store import write_atomically
@@ -104,13 +107,17 @@ def _read(path: Path) -> str:
 
 
 def connect(
-    coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    stay: bool = False,
 ) -> Hosts:
     """Meet the other hosts. To be called before JAX is used for anything else.
 
     Args:
         coordinator: "host:port" of the first host; all three ``None``: from the environment, as
             ``jax.distributed.initialize`` finds it (SLURM, Open MPI, Kubernetes, Cloud TPU).
+        stay: remain connected, so that :func:`gather` works; all hosts have to live to the end.
 
     Raises:
         UsageError: the environment says nothing, or the arguments make no sense.
@@ -149,8 +156,23 @@ def connect(
         halves = broadcast_one_to_all((now >> 31, now & (2**31 - 1)))
     session = (int(halves[0]) << 31) | int(halves[1])
     hosts = Hosts(jax.process_index(), jax.process_count(), session)
-    jax.distributed.shutdown()
+    if not stay:
+        jax.distributed.shutdown()
     return hosts
+
+
+def gather(hosts: Hosts, payload: bytes) -> list[bytes]:
+    """What every host gives, in their order, to all of them; the hosts have stayed connected."""
+    if hosts.count == 1:
+        return [payload]
+    from jax.experimental.multihost_utils import process_allgather
+
+    with _stdout_to_stderr():
+        lengths = process_allgather(np.array([len(payload)], np.int32)).reshape(-1)
+        padded = np.zeros(int(lengths.max()), np.uint8)
+        padded[: len(payload)] = np.frombuffer(payload, np.uint8)
+        rows = np.asarray(process_allgather(padded)).reshape(hosts.count, -1)
+    return [row[:length].tobytes() for row, length in zip(rows, lengths.tolist(), strict=True)]
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -15,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from gradgen.errors import UsageError
+from gradgen.hosts import ALONE, Hosts, gather
 from gradgen.images import ImageSource, find_images
 from gradgen.streaming import BATCH_SIZE, stream
 
@@ -95,6 +97,7 @@ def score(
     *,
     discriminator: str | None = None,
     batch_statistics: bool = False,
+    hosts: Hosts = ALONE,
 ) -> Scores:
     """Score pictures by a bundle's discriminator.
 
@@ -104,7 +107,8 @@ def score(
     bundle: a Bundle or what `load_bundle` takes. on_progress(done, total) after each batch.
     discriminator: another one than the bundle's, as `load_bundle` takes it. batch_statistics:
     DCGAN as it was published, normalised by the batch at hand: a picture's score then depends on
-    the pictures beside it and on batch_size.
+    the pictures beside it and on batch_size. hosts: that share the pictures and have stayed
+    connected (`gradgen.hosts.connect`); all of them return all scores.
 
     A file that cannot be read is listed in `.failures`, the rest is scored. Raises UsageError
     when a path does not exist or nothing is given.
@@ -113,15 +117,20 @@ def score(
     if not sources:
         raise UsageError("no images to score")
     network = _discriminator(bundle, discriminator, batch_statistics)
-    scored: list[ImageScore] = []
-    failures: list[UnreadableImage] = []
-    names = [_name(source, i) for i, source in enumerate(sources)]
-    for chunk in stream(network, sources, batch_size, threads):
-        for i, value in zip(chunk.indices.tolist(), chunk.outputs.tolist(), strict=True):
-            scored.append(ImageScore(names[i], groups[i], value))
-        failures.extend(UnreadableImage(names[f.index], f.message) for f in chunk.failures)
+    own = hosts.share(len(sources))
+    values: list[tuple[int, float]] = []
+    failed: list[tuple[int, str]] = []
+    for chunk in stream(network, sources[own.start : own.stop], batch_size, threads):
+        indices = (chunk.indices + own.start).tolist()
+        values.extend(zip(indices, chunk.outputs.tolist(), strict=True))
+        failed.extend((own.start + f.index, f.message) for f in chunk.failures)
         if on_progress is not None:
-            on_progress(chunk.done, len(sources))
+            on_progress(chunk.done, len(own))
+    # JSON keeps every bit of a float
+    parts = [json.loads(part) for part in gather(hosts, json.dumps([values, failed]).encode())]
+    names = [_name(source, i) for i, source in enumerate(sources)]
+    scored = [ImageScore(names[i], groups[i], value) for part in parts for i, value in part[0]]
+    failures = [UnreadableImage(names[i], reason) for part in parts for i, reason in part[1]]
     return Scores(
         tuple(scored),
         tuple(grouped(scored)),

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gradgen.errors import GradgenError, UsageError
+from gradgen.hosts import ALONE, Hosts, gather
 from gradgen.images import ImageSource
 from gradgen.labels import Label, find_class, imagenet_labels
 from gradgen.networks import CodeStatistics, PublishedBounds
@@ -85,16 +86,28 @@ class RunningMoments:
 
     def update(self, codes: np.ndarray) -> None:
         """Take in codes (n, code), n ≥ 0."""
-        n = len(codes)
-        if n == 0:
+        if len(codes) == 0:
             return
         codes = np.asarray(codes, np.float64)
         mean = codes.mean(axis=0)
+        self._merge(len(codes), mean, ((codes - mean) ** 2).sum(axis=0))
+
+    def _merge(self, count: int, mean: np.ndarray, m2: np.ndarray) -> None:
         delta = mean - self._mean
-        total = self.count + n
-        self._mean += delta * (n / total)
-        self._m2 += ((codes - mean) ** 2).sum(axis=0) + delta**2 * (self.count * n / total)
+        total = self.count + count
+        self._mean += delta * (count / total)
+        self._m2 += m2 + delta**2 * (self.count * count / total)
         self.count = total
+
+    def to_bytes(self) -> bytes:
+        """All there is to know, to the last bit, for `merge` on another host."""
+        return json.dumps([self.count, self._mean.tolist(), self._m2.tolist()]).encode()
+
+    def merge(self, other: bytes) -> None:
+        """Take in what another host's `to_bytes` gave."""
+        count, mean, m2 = json.loads(other)
+        if count:
+            self._merge(count, np.array(mean, np.float64), np.array(m2, np.float64))
 
     @property
     def mean(self) -> np.ndarray:
@@ -172,21 +185,30 @@ def from_images(
     batch_size: int = BATCH_SIZE,
     threads: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    hosts: Hosts = ALONE,
 ) -> Statistics:
     """Statistics of pictures' codes under the bundle's encoder; memory does not grow with them.
 
     Unreadable files are skipped, counted and named in the record. on_progress(done, failed) after
-    each batch. Raises GradgenError when fewer than 2 can be read.
+    each batch. hosts: that share the pictures and have stayed connected; all return the same.
+    Raises GradgenError when fewer than 2 can be read.
     """
-    moments = RunningMoments(bundle.code_size)
+    own = hosts.share(len(sources))
+    part = RunningMoments(bundle.code_size)
     unreadable: list[str] = []
     failed = 0
-    for chunk in stream(bundle.encoder, sources, batch_size, threads):
-        moments.update(chunk.outputs)
+    for chunk in stream(bundle.encoder, sources[own.start : own.stop], batch_size, threads):
+        part.update(chunk.outputs)
         failed += len(chunk.failures)
         unreadable.extend(f.message for f in chunk.failures[: LISTED_FAILURES - len(unreadable)])
         if on_progress is not None:
             on_progress(chunk.done, failed)
+    moments = RunningMoments(bundle.code_size)
+    for other in gather(hosts, part.to_bytes()):
+        moments.merge(other)
+    reports = [json.loads(one) for one in gather(hosts, json.dumps([failed, unreadable]).encode())]
+    failed = sum(count for count, _ in reports)
+    unreadable = [message for _, messages in reports for message in messages][:LISTED_FAILURES]
     if moments.count < 2:
         first = f"; the first of {failed} unreadable: {unreadable[0]}" if failed else ""
         raise GradgenError(

@@ -1,7 +1,7 @@
 """A network over any number of pictures: decoded in threads, evaluated in batches of one size.
 
 Memory does not grow with the number of pictures, the network is compiled once, and what comes out
-for a picture does not depend on which others are with it.
+for a picture depends neither on which others are with it nor on the number of devices.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 from gradgen.images import ImageError, ImageSource, load_image
 
 if TYPE_CHECKING:
+    from gradgen.inference.layout import Layout
     from gradgen.networks import Network
 
 BATCH_SIZE = 32
@@ -57,12 +58,22 @@ def stream(
 
     network: apply(params, images (n, S, S, 3)) -> (n, …), S its `input_size`, to which pictures are
     scaled and cropped (`gradgen.images.load_image`).
-    threads: that decode; one a core, up to MAX_THREADS, if None. At most two batches of decoded
-    pictures wait at any time. A last batch that is not full is filled up with grey, so that all
-    batches have one shape, unless the network looks at the batch as a whole.
+    batch_size: on each of this host's devices; a network that looks at the batch as a whole runs on
+    one of them. threads: that decode; one a core, up to MAX_THREADS, if None. At most two batches
+    of decoded pictures wait at any time. A last batch that is not full is filled up with grey, so
+    that all batches have one shape, unless the network looks at the batch as a whole.
     """
-    evaluate = functools.partial(_compiled(network.apply), network.params)
+    import jax
+
+    from gradgen.inference.layout import make_layout, place
+
+    # a whole batch on each device, so that a picture's bits do not depend on their number
+    devices = jax.local_devices() if network.per_image else jax.local_devices()[:1]
+    layout = make_layout(len(devices), devices=devices)
+    run = _compiled(network.apply, layout)
+    _, params = place((), network.params, layout)
     size = network.input_size
+    batch_size *= len(devices)
     images = np.zeros((batch_size, size, size, 3), np.float32)
     indices: list[int] = []
     failures: list[Failure] = []
@@ -73,7 +84,7 @@ def stream(
             return Chunk(np.array([], np.int64), _nothing(), tuple(failures), done)
         images[len(indices) :] = 0.0
         batch = images if network.per_image else images[: len(indices)]
-        outputs = np.asarray(evaluate(batch))[: len(indices)]
+        outputs = np.asarray(run(place(batch, (), layout)[0], params))[: len(indices)]
         return Chunk(np.array(indices, np.int64), outputs, tuple(failures), done)
 
     load = functools.partial(load_image, size=size)
@@ -96,11 +107,17 @@ def _nothing() -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=8)
-def _compiled(apply: Callable[..., Any]) -> Callable[..., Any]:
-    """jit(apply), the same object for the same function, so that a second call compiles nothing."""
+def _compiled(apply: Callable[..., Any], layout: Layout) -> Callable[[Any, Any], Any]:
+    """jit(apply) with the pictures spread over devices; the same object for the same arguments, so
+    that a second call compiles nothing."""
     import jax
 
-    return jax.jit(apply)
+    from gradgen.inference.layout import spread
+
+    def each(images: Any, params: Any) -> Any:
+        return apply(params, images)
+
+    return jax.jit(lambda images, params: spread(each, images, params, layout))
 
 
 def _read_ahead(

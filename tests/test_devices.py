@@ -22,7 +22,11 @@ found = gradgen.sample(
     "tiny64", ["goldfish", "beacon"], "hmc", 7, 1, budget=20, num_integration_steps=4,
     chain_group=2, clip_mode="reject",
 )
-np.savez(sys.argv[2], codes=found.codes, images=found.images, **found.traces)
+scores = gradgen.score(found.images, batch_size=4)
+np.savez(
+    sys.argv[2], codes=found.codes, images=found.images, scores=scores.log_probabilities,
+    **found.traces,
+)
 """
 
 

@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradgen import run
+from gradgen import load_bundle, run, score
 from gradgen.errors import GradgenError, UsageError
 from gradgen.hosts import Hosts, connect
-from gradgen.images import decode
+from gradgen.images import decode, find_images
 from gradgen.samples import read_record
+from gradgen.statistics import from_images, load_statistics
 
 GIVEN = {
     "classes": ("goldfish", "beacon"),
@@ -58,12 +59,21 @@ def start(process_id, port, *arguments):
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(
         [
-            sys.executable, "-m", "gradgen", "sample", "--distributed", "--coordinator",
+            sys.executable, "-m", "gradgen", *arguments, "--distributed", "--coordinator",
             f"127.0.0.1:{port}", "--num-processes", "2", "--process-id", str(process_id),
-            *arguments,
         ],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
     )  # fmt: skip
+
+
+def two_processes(*arguments):
+    """(standard output, standard error) of both."""
+    port = free_port()
+    processes = [start(index, port, *arguments) for index in range(2)]
+    ended = [process.communicate(timeout=200) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], ended
+    assert ended[1][0] == ""  # only the first one has something to say
+    return ended
 
 
 def free_port():
@@ -76,13 +86,10 @@ def test_two_processes_make_the_run_of_one(whole, tmp_path):
     options = [
         f"--{name.replace('_', '-')}={value}" for name, value in GIVEN.items() if name != "classes"
     ]
-    out, port = tmp_path / "run", free_port()
-    arguments = ["--class=goldfish", "--class=beacon", f"--out={out}", "--json", *options]
-    processes = [start(index, port, *arguments) for index in range(2)]
-    ended = [process.communicate(timeout=200) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], ended
+    out = tmp_path / "run"
+    classes = ["--class=goldfish", "--class=beacon"]
+    ended = two_processes("sample", *classes, f"--out={out}", "--json", *options)
     assert json.loads(ended[0][0])["num_hosts"] == 2  # nothing else on standard output
-    assert ended[1][0] == ""
     assert_same_pictures(out, whole)
     assert not (out / "checkpoint").exists()
 
@@ -156,3 +163,23 @@ def test_without_a_cluster_distributed_says_what_to_give():
     assert ended.returncode == 2
     assert "no cluster found" in ended.stderr and "--coordinator HOST:PORT" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_two_processes_score_and_measure_what_one_does(whole, tmp_path):
+    pictures = sorted(whole.glob("*-0?.png"))
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(pictures[0].read_bytes()[:200])
+    ended = two_processes("score", str(whole), "--json")
+    one = score([whole]).to_dict()
+    assert json.loads(ended[0][0]) == json.loads(json.dumps(one))
+    assert len(one["images"]) > 4
+
+    out = tmp_path / "stats.npz"
+    two_processes("stats", f"--images={whole}", f"--images={broken}", f"--out={out}")
+    alone = from_images(load_bundle("tiny64"), [*find_images([str(whole)]), broken])
+    shared = load_statistics(out)
+    assert shared.record["count"] == alone.record["count"] == len(one["images"])
+    assert shared.record["unreadable_files"] == alone.record["unreadable_files"]
+    # merged in another order: double precision, then rounded to float32
+    np.testing.assert_allclose(shared.mean, alone.mean, rtol=2**-23, atol=1e-12)
+    np.testing.assert_allclose(shared.std, alone.std, rtol=2**-23, atol=1e-12)

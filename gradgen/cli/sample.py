@@ -12,17 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gradgen.cli import common
+from gradgen.cli.hosts import Coordinator, Distributed, NumProcesses, ProcessId, join_hosts
 from gradgen.cli.report import report, summary
 
 if TYPE_CHECKING:
-    from gradgen.hosts import Hosts
     from gradgen.run import Run
     from gradgen.sampling import SampleProgress
 
 LOW_ACCEPTANCE = 0.1  # below it a person is warned
 WIDE_TERMINAL = 150  # columns that hold a progress line unbroken
 TARGET, CHAINS, STEPS, CLIPPING, OUTPUT = "Target", "Chains", "Steps", "Clipping", "Output"
-HOSTS = "Many hosts"
 
 
 def _option(*names: str, panel: str, help: str, default: str = "") -> Any:
@@ -226,24 +225,10 @@ def sample(
             default="float32",
         ),
     ] = None,
-    distributed: Annotated[
-        bool,
-        _option(
-            "--distributed",
-            panel=HOSTS,
-            help="Share the chains with other hosts, found by SLURM or Open MPI. All see --out.",
-        ),
-    ] = False,
-    coordinator: Annotated[
-        str | None,
-        _option("--coordinator", panel=HOSTS, help="HOST:PORT of the first host, without SLURM."),
-    ] = None,
-    num_processes: Annotated[
-        int | None, _option("--num-processes", panel=HOSTS, help="How many hosts there are.")
-    ] = None,
-    process_id: Annotated[
-        int | None, _option("--process-id", panel=HOSTS, help="Which of them this is, from 0.")
-    ] = None,
+    distributed: Distributed = False,
+    coordinator: Coordinator = None,
+    num_processes: NumProcesses = None,
+    process_id: ProcessId = None,
     seed: Annotated[
         int | None, _option("--seed", "-s", panel=CHAINS, help="Of all randomness.", default="0")
     ] = None,
@@ -383,25 +368,6 @@ def sample(
             return 1
         raise KeyboardInterrupt
     return None
-
-
-def join_hosts(
-    distributed: bool,
-    coordinator: str | None,
-    num_processes: int | None,
-    process_id: int | None,
-) -> Hosts:
-    """The hosts of a run that is shared, or this one alone."""
-    from gradgen.errors import UsageError
-    from gradgen.hosts import ALONE, connect
-
-    if not distributed:
-        if (coordinator, num_processes, process_id) != (None, None, None):
-            raise UsageError(
-                "--coordinator, --num-processes and --process-id are for --distributed"
-            )
-        return ALONE
-    return connect(coordinator, num_processes, process_id)
 
 
 def parse_step_size(text: str | None) -> float | str | None:

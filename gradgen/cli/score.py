@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from gradgen.cli.common import note, print_table, progress, quiet_pillow, warn
+from gradgen.cli.hosts import Coordinator, Distributed, NumProcesses, ProcessId, join_hosts
 from gradgen.errors import UsageError
 
 if TYPE_CHECKING:
@@ -49,6 +50,10 @@ def score(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads that decode [default: one a core, up to 8].")
     ] = None,
+    distributed: Distributed = False,
+    coordinator: Coordinator = None,
+    num_processes: NumProcesses = None,
+    process_id: ProcessId = None,
 ) -> None:
     """Score pictures: the discriminator's log-probability that each is real.
 
@@ -63,9 +68,10 @@ def score(
     runtime.configure()
     quiet_pillow()
     files = images.find_images(paths)
+    hosts = join_hosts(distributed, coordinator, num_processes, process_id, stay=True)
     from gradgen.scoring import score as score_images
 
-    with progress("scoring", total=len(files), unit="images") as shown:
+    with progress("scoring", total=len(hosts.share(len(files))), unit="images") as shown:
         scores = score_images(
             files,
             bundle,
@@ -74,7 +80,10 @@ def score(
             lambda done, _: shown.update(done),
             discriminator=discriminator,
             batch_statistics=batch_statistics,
+            hosts=hosts,
         )
+    if not hosts.is_first:
+        return
     if as_json:
         print(json.dumps(scores.to_dict(), indent=2))
     elif as_csv:

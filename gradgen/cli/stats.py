@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gradgen.cli.common import err, note, out, progress, quiet_pillow, warn
+from gradgen.cli.hosts import Coordinator, Distributed, NumProcesses, ProcessId, join_hosts
 from gradgen.errors import UsageError
 
 if TYPE_CHECKING:
+    from gradgen.hosts import Hosts
     from gradgen.labels import Label
     from gradgen.networks import Bundle
     from gradgen.sampling import SampleProgress
@@ -64,6 +66,10 @@ def stats(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads that decode [default: one a core, up to 8].")
     ] = None,
+    distributed: Distributed = False,
+    coordinator: Coordinator = None,
+    num_processes: NumProcesses = None,
+    process_id: ProcessId = None,
     as_json: Annotated[bool, typer.Option("--json", help="The record on standard output.")] = False,
 ) -> None:
     """Mean, standard deviation and clipping bounds of every code unit of a class.
@@ -78,16 +84,22 @@ def stats(
         raise UsageError("--file says by itself what it is of: leave out --class and --samples")
     if samples and not class_name:
         raise UsageError("--samples needs --class")
+    if distributed and not images:
+        raise UsageError("--distributed shares pictures among hosts: give them by --images")
     from gradgen import runtime
     from gradgen import statistics as st
 
     st.check_sigmas(sigmas)
+    from gradgen.hosts import ALONE
+
+    hosts = ALONE
     if file is not None:
         result, name = st.load_statistics(file), file.stem
     else:
         runtime.configure()
         quiet_pillow()
         files = _find(images)
+        hosts = join_hosts(distributed, coordinator, num_processes, process_id, stay=True)
         from gradgen.bundle import load_bundle
 
         loaded = load_bundle(bundle, generator=generator)
@@ -95,7 +107,7 @@ def stats(
         name = label.slug if label else "images" if files else "all"
         if files:
             result = _from_images(
-                loaded, files, sigmas, str(label) if label else None, batch_size, threads
+                loaded, files, sigmas, str(label) if label else None, batch_size, threads, hosts
             )
         elif in_table and not samples:
             result = st.from_bundle(loaded, label, sigmas)
@@ -103,6 +115,8 @@ def stats(
             assert label is not None
             settings = {"method": method, "budget": budget, "seed": seed}
             result = _from_samples(loaded, label, sigmas, num_chains, settings)
+    if not hosts.is_first:
+        return
     _finish(result, file, out_file or Path(f"stats-{name}.npz"), plot, as_json)
 
 
@@ -121,15 +135,20 @@ def _from_images(
     class_name: str | None,
     batch_size: int,
     threads: int | None,
+    hosts: Hosts,
 ) -> Statistics:
     from gradgen import statistics as st
 
-    with progress("encoding", total=len(files), unit="images") as shown:
+    with progress("encoding", total=len(hosts.share(len(files))), unit="images") as shown:
 
         def on_progress(done: int, failed: int) -> None:
             shown.update(done, f"{failed} unreadable" if failed else None)
 
-        result = st.from_images(bundle, files, sigmas, class_name, batch_size, threads, on_progress)
+        result = st.from_images(
+            bundle, files, sigmas, class_name, batch_size, threads, on_progress, hosts
+        )
+    if not hosts.is_first:
+        return result
     for message in result.record["unreadable_files"]:
         warn(f"skipped: {message}")
     if result.record["unreadable"]:
