@@ -6,6 +6,7 @@ depends on nothing but its own key, however chains are batched.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 GAMMA, T0, KAPPA = 0.05, 10.0, 0.75  # their values
+SHORT = 20  # updates; T0 of them count for nearly nothing
 
 
 class DualAveraging(NamedTuple):
@@ -33,13 +35,17 @@ class DualAveraging(NamedTuple):
     num_updates: Array
 
 
-def init(step_size: Array) -> DualAveraging:
-    """Start from a guess (chains,); the search is drawn towards ten times that guess."""
+def init(step_size: Array, num_updates: int = SHORT) -> DualAveraging:
+    """Start from a guess (chains,).
+
+    Args:
+        num_updates: that are to come. The search is drawn towards ten times the guess, as theirs
+            is; a short one, which could not find back in time, towards the guess itself.
+    """
     log_step_size = jnp.log(step_size)
     zero = jnp.zeros_like(log_step_size)
-    return DualAveraging(
-        log_step_size, log_step_size, zero, jnp.log(10.0) + log_step_size, jnp.float32(0)
-    )
+    reach = math.log(10.0 if num_updates >= SHORT else 1.0)
+    return DualAveraging(log_step_size, log_step_size, zero, reach + log_step_size, jnp.float32(0))
 
 
 def update(state: DualAveraging, acceptance_probability: Array, target: ArrayLike) -> DualAveraging:

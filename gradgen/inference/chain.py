@@ -185,7 +185,7 @@ def init_chains(
         log_density=evaluation.log_density,
         gradient=evaluation.gradient,
         log_likelihood=evaluation.log_likelihood,
-        adaptation=adaptation.init(guess),
+        adaptation=adaptation.init(guess, settings.warmup_steps),
         first_step_size=guess,
         accepted=jnp.zeros(num_chains),
     )

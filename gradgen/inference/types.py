@@ -13,6 +13,7 @@ METHODS = ("map", "mala", "hmc")
 CLIP_MODES = ("none", "project", "reject")
 # Roberts & Rosenthal 1998 for MALA; Betancourt et al. 2014 for HMC
 TARGET_ACCEPTANCE = {"mala": 0.574, "hmc": 0.8}
+LEAST_WARMUP = 5  # steps, or half of them where there are fewer than ten
 MAP_STEP_SIZE = 0.02  # tiny64 settles in 200 steps; at 0.05 long runs jump out of their maximum
 
 
@@ -59,7 +60,8 @@ class SamplerSettings:
             budget, positions multiplied by 0.99 after each step. The target must give DGN-AM's
             normalised direction as its gradient.
         target_acceptance: of the warm-up; None: 0.574 for MALA, 0.8 for HMC.
-        warmup_fraction: share of the budget for the warm-up, if there is one.
+        warmup_fraction: share of the budget for the warm-up, if there is one; LEAST_WARMUP steps
+            at least.
         block_size: steps between two looks at the chains; None: about 50 gradient evaluations.
             Does not change results.
         trace_length: at most so many points are kept of each trace.
@@ -98,7 +100,8 @@ class SamplerSettings:
         """Steps in which the step size is adapted."""
         if self.method == "map" or self.step_size is not None:
             return 0
-        return max(1, int(self.num_steps * self.warmup_fraction))
+        least = max(1, min(LEAST_WARMUP, self.num_steps // 2))
+        return max(least, int(self.num_steps * self.warmup_fraction))
 
     def validate(self) -> SamplerSettings:
         """Return the settings.

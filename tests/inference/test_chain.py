@@ -56,6 +56,26 @@ def test_the_warm_up_is_part_of_the_budget():
     assert fixed.warmup_steps == 0
 
 
+def test_a_warm_up_has_five_steps_or_half_of_all():
+    steps = {
+        budget: SamplerSettings(method="hmc", budget=budget, num_integration_steps=10).warmup_steps
+        for budget in (10, 30, 50, 100, 300, 400)
+    }
+    assert steps == {10: 1, 30: 1, 50: 2, 100: 5, 300: 5, 400: 6}
+
+
+@pytest.mark.parametrize("budget", [50, 100])
+def test_a_short_warm_up_leaves_chains_that_move(budget):
+    """Two and five trajectories of a stiff Gaussian, whose leapfrog is unstable at the first guess
+    (2 / frequency is the limit). Drawn to ten times the guess, nothing would be accepted after."""
+    frequency = 8.0  # the guess is 0.5 / 10^(1/4) = 0.28, the limit 0.25
+    stiff = targets.batched(lambda z: -0.5 * frequency**2 * jnp.sum(z**2))
+    start = jax.random.normal(jax.random.key(0), (32, 10)) / frequency
+    result = targets.run(stiff, 10, 32, z0=start, method="hmc", budget=budget)
+    assert first_step_size(SamplerSettings(method="hmc"), 10) > 2 / frequency
+    assert result.acceptance_rate.mean() > 0.4
+
+
 @pytest.mark.parametrize("name", EVERY)
 def test_block_size_and_resuming_change_no_bit(name):
     given = EVERY[name] | {"budget": 240, "trace_length": 30}
