@@ -14,7 +14,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 GAMMA, T0, KAPPA = 0.05, 10.0, 0.75  # their values
-SHORT = 20  # updates; T0 of them count for nearly nothing
+SHORT = 5  # updates
 
 
 class DualAveraging(NamedTuple):
@@ -40,7 +40,7 @@ def init(step_size: Array, num_updates: int = SHORT) -> DualAveraging:
 
     Args:
         num_updates: that are to come. The search is drawn towards ten times the guess, as theirs
-            is; a short one, which could not find back in time, towards the guess itself.
+            is; a SHORT one, which could not find back in time, towards the guess itself.
     """
     log_step_size = jnp.log(step_size)
     zero = jnp.zeros_like(log_step_size)
