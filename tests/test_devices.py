@@ -108,6 +108,7 @@ def test_a_streamed_run_writes_what_a_small_one_does(many, tmp_path, monkeypatch
     np.testing.assert_array_equal(codes[filled], small.codes)
 
 
+@pytest.mark.slow
 def test_a_streamed_picture_is_made_again_from_its_recipe(many, tmp_path):
     run.begin({**GIVEN, "classes": ("beacon",)}, out=tmp_path / "run").execute()
     picture = tmp_path / "run" / "pictures" / "0001" / "beacon-03.png"

@@ -94,10 +94,11 @@ def bench(
     if as_json:
         print(json.dumps(result, indent=2))
     else:
-        _show(result)
+        show(result)
 
 
-def _show(result: dict[str, Any]) -> None:
+def show(result: dict[str, Any]) -> None:
+    """Print as tables what ``--json`` prints."""
     if "ratios" in result:
         _show_loops(result)
     if "scaling" in result:

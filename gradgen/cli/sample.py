@@ -221,7 +221,7 @@ def sample(
         _option(
             "--gradient-precision",
             panel=CHAINS,
-            help="float32, or bfloat16: gradients alone, so that accept steps stay exact.",
+            help="float32, or bf16: of gradients alone, so that accept steps stay exact.",
             default="float32",
         ),
     ] = None,
@@ -306,7 +306,8 @@ def sample(
         "warmup_fraction": warmup_fraction, "clip_mode": clip_mode, "clip_sigmas": clip_sigmas,
         "clip_scope": clip_scope, "statistics": None if statistics is None else str(statistics),
         "num_chains": num_chains, "chain_group": chain_group, "chain_batch": chain_batch,
-        "gradient_precision": gradient_precision, "seed": seed,
+        "gradient_precision": "bfloat16" if gradient_precision == "bf16" else gradient_precision,
+        "seed": seed,
         "block_size": block_size, "trace_length": trace_length,
     }  # fmt: skip
     given = {name: value for name, value in options.items() if value is not None}

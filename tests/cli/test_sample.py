@@ -146,3 +146,20 @@ def test_ctrl_c_leaves_pictures_and_a_run_that_resumes_to_the_same_bits(tmp_path
     with np.load(folder / "chains.npz") as resumed:
         for name, values in undisturbed.arrays().items():
             np.testing.assert_array_equal(resumed[name], values, err_msg=name)
+
+
+def test_low_precision_gradients_are_recorded_and_change_the_chains(made, tmp_path):
+    folder = tmp_path / "coarse"
+    arguments = ["sample", "--class", "beacon", *SMALL, "--gradient-precision", "bf16"]
+    assert main([*arguments, "--out", str(folder)]) == 0
+    coarse, fine = read_record(folder), read_record(made)
+    assert coarse["settings"]["gradient_precision"] == "bfloat16"
+    assert fine["settings"]["gradient_precision"] == "float32"
+    with np.load(folder / "chains.npz") as mine, np.load(made / "chains.npz") as theirs:
+        assert mine["codes"].shape == theirs["codes"].shape
+        assert (mine["codes"] != theirs["codes"]).any()
+
+
+def test_an_unknown_precision_is_refused(capsys):
+    assert main(["sample", "--class", "beacon", "--gradient-precision", "float8"]) == 2
+    assert "float32, bfloat16" in capsys.readouterr().err
