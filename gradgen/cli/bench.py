@@ -29,13 +29,19 @@ def bench(
         list[str] | None,
         typer.Option(help=f"{', '.join(PARTS)}; several times for several. All, if none is given."),
     ] = None,
-    num_chains: Annotated[int, typer.Option(min=1, help="Chains side by side (loops).")] = 16,
+    num_chains: Annotated[
+        int | None,
+        typer.Option(min=1, help="Chains side by side (loops) [default: 16; on accelerators 64]."),
+    ] = None,
     num_integration_steps: Annotated[
         int, typer.Option("--num-integration-steps", "-L", min=1, help="Leapfrog steps (HMC).")
     ] = 10,
     gradients: Annotated[
-        int, typer.Option(min=1, help="Gradient evaluations a chain in one timing.")
-    ] = 40,
+        int | None,
+        typer.Option(
+            min=1, help="Gradients a chain in one timing [default: 40; on accelerators 400]."
+        ),
+    ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Timings of each, taken in turns.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
 ) -> None:
@@ -59,6 +65,9 @@ def bench(
     from gradgen.benchmark.suite import measure_loops, summary
 
     device = jax.devices()[0]
+    on_cpu = device.platform == "cpu"
+    num_chains = num_chains or (16 if on_cpu else 64)
+    gradients = gradients or (40 if on_cpu else 400)
     iterations = max(1, gradients // num_integration_steps)
     gradients = iterations * num_integration_steps
     result: dict[str, Any] = {
@@ -86,7 +95,7 @@ def bench(
     if "scaling" in parts:
         with progress("scaling", unit="figures") as shown:
             result["scaling"] = scaling.measure(
-                bundle, device.platform == "cpu", lambda what: shown.advance(note=what)
+                bundle, on_cpu, lambda what: shown.advance(note=what)
             )
     if "startup" in parts:
         with progress("start-up", unit="figures") as shown:
