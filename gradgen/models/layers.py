@@ -88,6 +88,26 @@ def _dense_backward(saved: tuple[Array, Array], cotangent: Array) -> tuple[Array
 dense.defvjp(_dense_forward, _dense_backward)
 
 
+@jax.custom_vjp
+def pointwise(inputs: Array, kernel: Array) -> Array:
+    """inputs (..., c_in) @ kernel (c_in, c_out), for many rows.
+
+    In the backward pass the cotangent is made once. XLA would fuse what it is computed from into
+    each of its uses, here a transposed copy for either product.
+    """
+    return inputs @ kernel
+
+
+def _pointwise_backward(saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+    inputs, kernel = saved
+    rows = lax.optimization_barrier(cotangent.reshape(-1, cotangent.shape[-1]))
+    inputs_gradient = (rows @ kernel.T).reshape(inputs.shape)
+    return inputs_gradient, inputs.reshape(-1, inputs.shape[-1]).T @ rows
+
+
+pointwise.defvjp(_dense_forward, _pointwise_backward)
+
+
 def space_to_depth(images: Array, factor: int = 2) -> Array:
     """(n, H, W, c) -> (n, H/f, W/f, f*f*c): each f x f patch becomes one pixel."""
     n, height, width, channels = images.shape
@@ -187,8 +207,8 @@ class Affine(nnx.Module):
         kernel = self.kernel[...].astype(inputs.dtype)
         if kernel.ndim == 4:
             outputs = conv2d(inputs, kernel)
-        else:  # of a pointwise layer, whose rows are many, the plain rule is the faster one
-            outputs = dense(inputs, kernel) if inputs.ndim == 2 else inputs @ kernel
+        else:
+            outputs = dense(inputs, kernel) if inputs.ndim == 2 else pointwise(inputs, kernel)
         if self.norm is not None:  # the norm's own bias makes ours superfluous
             return self.norm(outputs)
         return outputs + per_channel(self.bias[...], outputs)
@@ -231,4 +251,5 @@ class Residual(nnx.Module):
 
 def leaky_relu(inputs: Array, slope: float) -> Array:
     """max(x, slope * x), for slopes in [0, 1)."""
-    return jnp.maximum(inputs, slope * inputs)
+    # not jnp.maximum, whose gradient divides to share ties out between the two
+    return jnp.where(inputs > 0, inputs, slope * inputs)

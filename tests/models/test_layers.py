@@ -11,7 +11,7 @@ from jax import lax
 
 from gradgen.models import layers
 from gradgen.models.caffe_layers import doubling_convolution, max_pool, strided_convolution
-from gradgen.models.layers import LAYOUT, dense
+from gradgen.models.layers import LAYOUT, dense, leaky_relu, pointwise
 
 
 @pytest.fixture
@@ -148,6 +148,21 @@ def test_a_dense_layers_gradients_are_those_of_the_product():
     kernel = rng.standard_normal((40, 30)).astype(np.float32)
     same_function(lambda x: dense(x, kernel), lambda x: x @ kernel, rows)
     same_function(lambda w: dense(rows, w), lambda w: rows @ w, kernel)
+
+
+def test_a_pointwise_layers_gradients_are_those_of_the_product():
+    rng = np.random.default_rng(4)
+    images = rng.standard_normal((2, 3, 4, 6)).astype(np.float32)
+    kernel = rng.standard_normal((6, 5)).astype(np.float32)
+    same_function(lambda x: pointwise(x, kernel), lambda x: x @ kernel, images)
+    same_function(lambda w: pointwise(images, w), lambda w: images @ w, kernel)
+
+
+def test_a_leaky_rectifier_and_its_gradient():
+    inputs = jnp.array([-3.0, -0.5, 0.5, 2.0])
+    np.testing.assert_allclose(leaky_relu(inputs, 0.2), [-0.6, -0.1, 0.5, 2.0], rtol=1e-6)
+    slope = jax.vmap(jax.grad(lambda x: leaky_relu(x, 0.2)))(inputs)
+    np.testing.assert_allclose(slope, [0.2, 0.2, 1.0, 1.0], rtol=1e-6)
 
 
 def same_function(ours, theirs, inputs):
