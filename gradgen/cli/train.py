@@ -6,7 +6,7 @@ import dataclasses
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -31,7 +31,11 @@ def train(
         float, typer.Option(help="Share of the minutes that the classifier gets.")
     ] = 0.38,
     stage: Annotated[
-        str, typer.Option(help="all; classifier: stop after it; generator: use the trained one.")
+        str,
+        typer.Option(
+            help="all; classifier: stop after it; generator: use the trained one, or with --from "
+            "that bundle's, kept with its codes as they are.",
+        ),
     ] = "all",
     name: Annotated[str | None, typer.Option(help="Name in the card; the folder's.")] = None,
     code_size: Annotated[int, typer.Option(help="Units of z after whitening, at most 512.")] = 192,
@@ -66,6 +70,7 @@ def train(
 
     from gradgen.training import adversarial, classifier, export, preview, warmstart
     from gradgen.training import data as datasets
+    from gradgen.training.whitening import code_statistics, fit_whitening, whiten
 
     earlier = None if start is None else warmstart.load_start(start)
 
@@ -80,55 +85,70 @@ def train(
         f"{len(training.classes)} classes"
     )
 
-    settings = classifier.ClassifierSettings(
-        minutes=minutes * classifier_share,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        precision=precision,
-        seed=seed,
-    )
-    with progress("classifier", total=round(settings.minutes * 60), unit="s") as bar:
-        encoder, classifier_facts = classifier.train_classifier(
-            training,
-            settings,
-            folder / "checkpoints" / "classifier.msgpack",
-            _reporter(bar.update, settings.minutes, batch_size),
-            start=None if earlier is None else earlier.modules.encoder,
+    record: dict[str, Any] = {"command": " ".join(["gradgen", *sys.argv[1:]])}
+    if earlier is not None:
+        record["from"] = earlier.describe()
+    networks = None
+    if earlier is not None and stage == "generator":
+        earlier.check_classes(training.classes)
+        encoder, whitening, statistics = (
+            earlier.modules.encoder,
+            earlier.whitening,
+            earlier.statistics,
         )
-    temperature, metrics = export.measure_classifier(encoder, val)
-    note(
-        f"classifier: top-1 {metrics['val_top1']:.1%}, top-5 {metrics['val_top5']:.1%}, "
-        f"calibration error {metrics['val_calibration_error']:.3f}, on {len(val)} images"
-    )
-    if stage == "classifier":
-        return
+        temperature, metrics = float(earlier.card["temperature"]), dict(earlier.card["metrics"])
+        networks = earlier.modules.generator, earlier.modules.discriminator
+        classifier_share = 0.0
+    else:
+        settings = classifier.ClassifierSettings(
+            minutes=minutes * classifier_share,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            precision=precision,
+            seed=seed,
+        )
+        with progress("classifier", total=round(settings.minutes * 60), unit="s") as bar:
+            encoder, facts = classifier.train_classifier(
+                training,
+                settings,
+                folder / "checkpoints" / "classifier.msgpack",
+                _reporter(bar.update, settings.minutes, batch_size),
+                start=None if earlier is None else earlier.modules.encoder,
+            )
+        record["classifier"] = {**dataclasses.asdict(settings), **facts}
+        temperature, metrics = export.measure_classifier(encoder, val)
+        note(
+            f"classifier: top-1 {metrics['val_top1']:.1%}, top-5 {metrics['val_top5']:.1%}, "
+            f"calibration error {metrics['val_calibration_error']:.3f}, on {len(val)} images"
+        )
+        if stage == "classifier":
+            return
+        fc6 = export.training_codes(encoder, training)
+        whitening = fit_whitening(fc6, code_size)
+        codes = whiten(fc6, whitening)
+        statistics = code_statistics(codes, training)
+        note(
+            f"codes: {code_size} of {fc6.shape[1]} dimensions hold {whitening.kept:.1%} of the "
+            "variance"
+        )
+        if earlier is not None:
+            old_fc6 = export.training_codes(earlier.modules.encoder, training)
+            old_codes = whiten(old_fc6, earlier.whitening)
+            networks = (
+                warmstart.turn_codes(earlier.modules.generator, old_codes, codes),
+                earlier.modules.discriminator,
+            )
 
-    fc6 = export.training_codes(encoder, training)
-    whitening = export.fit_whitening(fc6, code_size)
-    codes = export.whiten(fc6, whitening)
-    note(
-        f"codes: {code_size} of {fc6.shape[1]} dimensions hold {whitening.kept:.1%} of the variance"
-    )
     generator_settings = adversarial.GeneratorSettings(
         minutes=minutes * (1 - classifier_share),
-        batch_size=max(1, batch_size // 2),
+        batch_size=max(1, batch_size // 4),
         prior_batch=max(1, batch_size // 4),
         learning_rate=generator_rate,
         precision=precision,
         seed=seed,
     )
-    networks = None
-    if earlier is not None:
-        generator_settings = dataclasses.replace(generator_settings, adversarial_start=0.0)
-        old_fc6 = export.training_codes(earlier.modules.encoder, training)
-        kept = float(earlier.card["code_variance_kept"])
-        old_codes = export.whiten(old_fc6, export.Whitening(earlier.mean, earlier.kernel, kept))
-        networks = (
-            warmstart.turn_codes(earlier.modules.generator, old_codes, codes),
-            earlier.modules.discriminator,
-        )
     with progress("generator", total=round(generator_settings.minutes * 60), unit="s") as bar:
-        generator, discriminator, generator_facts = adversarial.train_generator(
+        generator, discriminator, facts = adversarial.train_generator(
             training,
             encoder,
             whitening,
@@ -137,6 +157,7 @@ def train(
             _reporter(bar.update, generator_settings.minutes, generator_settings.batch_size),
             start=networks,
         )
+    record["generator"] = {**dataclasses.asdict(generator_settings), **facts}
     metrics |= export.measure_generator(encoder, generator, discriminator, whitening, val, seed)
     export.export_bundle(
         folder,
@@ -145,16 +166,11 @@ def train(
         generator=generator,
         discriminator=discriminator,
         whitening=whitening,
-        codes=codes,
+        statistics=statistics,
         train=training,
         temperature=temperature,
         metrics=metrics,
-        training={
-            "command": " ".join(["gradgen", *sys.argv[1:]]),
-            **({} if earlier is None else {"from": earlier.describe()}),
-            "classifier": {**dataclasses.asdict(settings), **classifier_facts},
-            "generator": {**dataclasses.asdict(generator_settings), **generator_facts},
-        },
+        training=record,
         licence=licence,
         recommended={"likelihood_weight": likelihood_weight},
     )

@@ -1,8 +1,10 @@
-"""Training of the generator and its discriminator: DeepSim's recipe.
+"""Training of the generator and its discriminator: DeepSim's recipe, with more critics.
 
 Dosovitskiy & Brox 2016: the generator inverts the encoder's codes under a loss in image space, in
-the encoder's features and against a discriminator. Here part of what the discriminator sees is
-g(z) with z ~ N(0, I), since that is where the sampler will go.
+the encoder's features and against a discriminator. Here most of the opposition comes from critics
+on the encoder's features (:mod:`gradgen.training.critics`), and half of what they see is g(z) with
+z ~ N(0, I), since that is where the sampler will go. The discriminator on pixels, which scores
+pictures later, sees a few of the pictures only: what is left to it is what the encoder overlooks.
 """
 
 from __future__ import annotations
@@ -20,38 +22,55 @@ from flax import nnx
 from jax import Array
 
 from gradgen.models.tiny64 import Discriminator, Encoder, Generator
+from gradgen.training.critics import Critics, fit_scale, standardise
 from gradgen.training.data import Dataset, batches
-from gradgen.training.export import Whitening
 from gradgen.training.loop import cosine, ema_update, fit, flip_at_random, to_images
+from gradgen.training.whitening import Whitening
 
-FEATURE_LAYERS = ("conv1", "conv2", "conv3", "conv4", "fc6")
+FEATURE_LAYERS = ("conv3", "conv4", "fc6")
+NETWORKS = ("generator", "discriminator", "critics")
+EXAMPLES = 512  # real images whose features set the critics' scale
+# steps of the finite differences: in units of the images' half range, of features' deviations
+PIXEL_SIGMA, FEATURE_SIGMA = 0.03, 0.1
 
 
 @dataclass(frozen=True)
 class GeneratorSettings:
-    """Adam on image + feature + adversarial loss; logistic GAN loss with a penalty on gradients.
+    """Adam on image + feature + adversarial loss; logistic GAN losses with penalties on gradients.
 
     Attributes:
-        image_weight: of the mean absolute error of pixels.
-        feature_weight: of each layer's mean absolute error, divided by the layer's mean size.
-        adversarial_weight: of -log sigmoid(D(g(z))).
-        adversarial_start: share of the budget before the discriminator joins.
         prior_batch: codes from N(0, I) in each step, beside ``batch_size`` codes of photographs.
-        penalty: weight of the squared gradient of D on real images (Mescheder et al. 2018),
-            estimated by a finite difference along a random direction.
+        discriminator_batch: photographs, and as many g(N(0, I)), that the discriminator gets of
+            each step: with all of them it would take as long as everything else together.
+        image_weight: of the mean absolute error of pixels.
+        feature_weight: of the layers' mean absolute errors, each divided by the layer's mean size.
+        code_weight: of the mean squared gap between z ~ N(0, I) and the encoder's code of g(z):
+            what the feature loss asks of photographs, for codes that no photograph has.
+        adversarial_weight: of -log sigmoid of the critics' logits for g(z).
+        discriminator_weight: of -log sigmoid of the discriminator's logits.
+        adversarial_growth: share of the budget over which the critics' weight grows to its full
+            value, since they begin knowing nothing.
+        critic_penalty, penalty: weights of the squared gradient on real images (Mescheder et al.
+            2018) of critics and discriminator, estimated by a finite difference along a random
+            direction.
     """
 
     minutes: float = 55.0
-    batch_size: int = 64
+    batch_size: int = 32
     prior_batch: int = 32
+    discriminator_batch: int = 12
     learning_rate: float = 4e-4
+    critic_rate: float = 1e-3
     discriminator_rate: float = 2e-4
-    image_weight: float = 3.0
-    feature_weight: float = 1.0
-    adversarial_weight: float = 0.12
-    adversarial_start: float = 0.15
+    image_weight: float = 0.5
+    feature_weight: float = 0.33
+    code_weight: float = 0.3
+    adversarial_weight: float = 3.0
+    discriminator_weight: float = 0.3
+    adversarial_growth: float = 0.05
+    critic_penalty: float = 0.05
     penalty: float = 0.05
-    ema_decay: float = 0.999
+    ema_decay: float = 0.998
     precision: str = "float32"
     seed: int = 0
 
@@ -77,115 +96,167 @@ def train_generator(
     rngs = nnx.Rngs(settings.seed)
     if start is None:
         start = Generator(code_size, rngs=rngs), Discriminator(rngs=rngs)
-    generator_graph, generator_state = nnx.split(start[0])
-    critic_graph, critic_state = nnx.split(start[1])
-    encoder_graph, encoder_state = nnx.split(encoder)
-    optimizer = optax.scale_by_adam(b1=0.5, b2=0.99)
-    generator_params = nnx.to_pure_dict(generator_state)
-    critic_params = nnx.to_pure_dict(critic_state)
+    graphs, states = {}, {}
+    networks = (*start, Critics(code_size, rngs=rngs))
+    for name, module in zip(NETWORKS, networks, strict=True):
+        graphs[name], states[name] = nnx.split(module)
+    params = {name: nnx.to_pure_dict(state) for name, state in states.items()}
+    optimizer = optax.scale_by_adam(b1=0.0, b2=0.99)  # as Projected GAN and StyleGAN have it
+    rates = {
+        "generator": settings.learning_rate,
+        "discriminator": settings.discriminator_rate,
+        "critics": settings.critic_rate,
+    }
+    kept = {name: params[name] for name in ("generator", "discriminator")}
     state = {
         "step": jnp.int32(0),
-        "generator": generator_params,
-        "discriminator": critic_params,
-        "average": {"generator": generator_params, "discriminator": critic_params},
-        "generator_optimizer": optimizer.init(generator_params),
-        "discriminator_optimizer": optimizer.init(critic_params),
+        "params": params,
+        "average": kept,
+        "optimizer": {name: optimizer.init(params[name]) for name in NETWORKS},
     }
-    frozen = (encoder_state, jnp.asarray(whitening.mean), jnp.asarray(whitening.kernel))
+    encoder_graph, encoder_state = nnx.split(encoder)
+    stride = -(-len(train) // EXAMPLES)
+    examples = encoder(to_images(jnp.asarray(train.images[::stride])), depth=6)
+    frozen = {
+        "encoder": encoder_state,
+        "mean": jnp.asarray(whitening.mean),
+        "kernel": jnp.asarray(whitening.kernel),
+        "scale": fit_scale(examples),
+    }
 
-    def run(graph: Any, like: Any, params: Any, inputs: Array) -> Any:
-        module = nnx.merge(graph, like, copy=True)
+    def run(name: str, params: Any, *inputs: Any) -> Any:
+        module = nnx.merge(graphs[name], states[name], copy=True)
         nnx.update(module, params)
-        return module(inputs.astype(dtype))
+        return module(*inputs)
 
-    def critic(params: Any, images: Array) -> Array:
-        return run(critic_graph, critic_state, params, images).astype(jnp.float32)
+    def discriminate(params: Any, images: Array) -> Array:
+        return run("discriminator", params, images.astype(dtype)).astype(jnp.float32)
 
-    def features(encoder_params: Any, images: Array) -> dict[str, Array]:
-        acts = nnx.merge(encoder_graph, encoder_params)(images.astype(dtype), depth=6)
-        return {name: acts[name] for name in FEATURE_LAYERS}
+    def encode(frozen: Any, images: Array) -> dict[str, Array]:
+        return nnx.merge(encoder_graph, frozen["encoder"])(images.astype(dtype), depth=6)
+
+    def whiten(frozen: Any, fc6: Array) -> Array:
+        return (fc6.astype(jnp.float32) - frozen["mean"]) @ frozen["kernel"]
+
+    def few_from_prior(fakes: Array) -> Array:
+        return fakes[len(fakes) - settings.prior_batch :][: settings.discriminator_batch]
+
+    def judge(params: Any, frozen: Any, acts: dict[str, Array], codes: Array) -> list[Array]:
+        seen = standardise(acts, frozen["scale"])
+        return run("critics", params, seen, codes)
 
     def generator_loss(
         params: Any,
-        critic_params: Any,
+        opponents: dict[str, Any],
         frozen: Any,
         images: Array,
-        real: Any,
+        real: dict[str, Array],
         z: Array,
         adversarial_weight: Array,
-    ) -> tuple[Array, tuple[Array, Array, dict[str, Array]]]:
-        fakes = run(generator_graph, generator_state, params, z)
-        rebuilt = fakes[: images.shape[0]]
-        pixel = _mean_gap(rebuilt, images.astype(dtype))
-        found = features(frozen[0], rebuilt)
+    ) -> tuple[Array, tuple[Array, dict[str, Array], dict[str, Array]]]:
+        fakes = run("generator", params, z.astype(dtype))
+        found = encode(frozen, fakes)
+        pixel = _mean_gap(fakes[: len(images)], images.astype(dtype))
         gaps = {
-            name: _mean_gap(found[name], real[name]) / (_mean_size(real[name]) + 1e-6)
-            for name in FEATURE_LAYERS
+            name: _mean_gap(found[name][: len(images)], acts) / (_mean_size(acts) + 1e-6)
+            for name, acts in real.items()
+            if name in FEATURE_LAYERS
         }
-        fooled = jax.nn.softplus(-critic(critic_params, fakes)).mean()
-        loss = settings.image_weight * pixel + settings.feature_weight * sum(gaps.values())
-        return loss + adversarial_weight * fooled, (fakes, pixel, gaps)
+        code_gap = jnp.mean((whiten(frozen, found["fc6"]) - z)[len(images) :] ** 2)
+        verdicts = judge(opponents["critics"], frozen, found, z)
+        on_pixels = discriminate(opponents["discriminator"], few_from_prior(fakes))
+        fooled = jnp.mean(jnp.stack([jax.nn.softplus(-logits).mean() for logits in verdicts]))
+        loss = (
+            settings.image_weight * pixel
+            + settings.feature_weight * sum(gaps.values())
+            + settings.code_weight * code_gap
+            + adversarial_weight * fooled
+            + settings.discriminator_weight * jax.nn.softplus(-on_pixels).mean()
+        )
+        figures = {"pixels": pixel, "fc6": gaps["fc6"], "codes": code_gap, "fooled": fooled}
+        return loss, (fakes, found, figures)
 
-    def critic_loss(params: Any, images: Array, fakes: Array, key: Array) -> tuple[Array, Array]:
-        sigma = 0.03  # of the finite difference, in units of the images' half range
-        some = images[: (len(images) + 1) // 2]  # enough for the penalty's estimate
-        noisy = some + sigma * jax.random.normal(key, some.shape)
-        logits = critic(params, jnp.concatenate([images, noisy, fakes]))
+    def critics_loss(
+        params: Any, real: dict[str, Array], fake: dict[str, Array], z: Array, key: Array
+    ) -> tuple[Array, Array]:
+        """real, fake: standardised features; z: codes of the real ones, then of the rest."""
+        count = len(z) - settings.prior_batch
+        some = (count + 1) // 2  # enough for the penalty's estimate
+        noisy = {
+            name: acts[:some] + FEATURE_SIGMA * jax.random.normal(k, acts[:some].shape)
+            for k, (name, acts) in zip(jax.random.split(key, len(real)), real.items(), strict=True)
+        }
+        seen = {name: jnp.concatenate([real[name], noisy[name], fake[name]]) for name in real}
+        verdicts = run("critics", params, seen, jnp.concatenate([z[:count], z[:some], z]))
+        contest = penalty = jnp.float32(0)
+        for logits in verdicts:
+            on_real, on_noisy, on_fake = jnp.split(logits, [count, count + some])
+            contest += jax.nn.softplus(-on_real).mean() + jax.nn.softplus(on_fake).mean()
+            slope = (on_noisy - on_real[:some]).sum(1) / FEATURE_SIGMA
+            penalty += jnp.mean(slope**2) / logits.shape[1]
+        contest, penalty = contest / len(verdicts), penalty / len(verdicts)
+        return contest + 0.5 * settings.critic_penalty * penalty, contest
+
+    def discriminator_loss(
+        params: Any, images: Array, fakes: Array, key: Array
+    ) -> tuple[Array, Array]:
+        some = images[: (len(images) + 1) // 2]
+        noisy = some + PIXEL_SIGMA * jax.random.normal(key, some.shape)
+        logits = discriminate(params, jnp.concatenate([images, noisy, fakes]))
         on_real, on_noisy, on_fake = jnp.split(logits, [len(images), len(images) + len(some)])
-        penalty = jnp.mean(((on_noisy - on_real[: len(some)]) / sigma) ** 2)
-        loss = jax.nn.softplus(-on_real).mean() + jax.nn.softplus(on_fake).mean()
-        return loss + 0.5 * settings.penalty * penalty, loss
-
-    def advance(params: Any, gradient: Any, optimizer_state: Any, rate: Array) -> tuple[Any, Any]:
-        updates, optimizer_state = optimizer.update(gradient, optimizer_state)
-        return jax.tree.map(lambda p, u: p - rate * u, params, updates), optimizer_state
+        penalty = jnp.mean(((on_noisy - on_real[: len(some)]) / PIXEL_SIGMA) ** 2)
+        contest = jax.nn.softplus(-on_real).mean() + jax.nn.softplus(on_fake).mean()
+        return contest + 0.5 * settings.penalty * penalty, contest
 
     @jax.jit
     def jitted_step(
         state: dict[str, Any], frozen: Any, pixels: Array, progress: Array
     ) -> tuple[dict[str, Any], dict[str, Array]]:
         key = jax.random.fold_in(jax.random.key(settings.seed + 1), state["step"])
-        flip_key, prior_key, noise_key = jax.random.split(key, 3)
+        flip_key, prior_key, critics_key, noise_key = jax.random.split(key, 4)
         images = flip_at_random(flip_key, to_images(pixels))
-        real = features(frozen[0], images)
-        codes = (real["fc6"].astype(jnp.float32) - frozen[1]) @ frozen[2]
+        real = encode(frozen, images)
+        codes = whiten(frozen, real["fc6"])
         prior = jax.random.normal(prior_key, (settings.prior_batch, code_size))
         z = jnp.concatenate([codes, prior])
-        started = progress >= settings.adversarial_start
-        weight = jnp.where(started, settings.adversarial_weight, 0.0)
-        schedule = cosine(progress)
-        (_, (fakes, pixel, gaps)), gradient = jax.value_and_grad(generator_loss, has_aux=True)(
-            state["generator"], state["discriminator"], frozen, images, real, z, weight
+        params = state["params"]
+        growth = jnp.minimum(progress / settings.adversarial_growth, 1.0)
+        gradients = {}
+        (_, (fakes, found, figures)), gradients["generator"] = jax.value_and_grad(
+            generator_loss, has_aux=True
+        )(
+            params["generator"],
+            params,
+            frozen,
+            images,
+            real,
+            z,
+            settings.adversarial_weight * growth,
         )
-        generator, generator_optimizer = advance(
-            state["generator"],
-            gradient,
-            state["generator_optimizer"],
-            settings.learning_rate * schedule,
+        seen = (standardise(acts, frozen["scale"]) for acts in (real, found))
+        (_, contest), gradients["critics"] = jax.value_and_grad(critics_loss, has_aux=True)(
+            params["critics"], *seen, z, critics_key
         )
-        fakes = jax.lax.stop_gradient(fakes).astype(jnp.float32)
-        (_, contest), gradient = jax.value_and_grad(critic_loss, has_aux=True)(
-            state["discriminator"], images, fakes, noise_key
+        gradients["discriminator"], contest_on_pixels = jax.grad(discriminator_loss, has_aux=True)(
+            params["discriminator"],
+            images[: settings.discriminator_batch],
+            few_from_prior(fakes).astype(jnp.float32),
+            noise_key,
         )
-        discriminator, discriminator_optimizer = advance(
-            state["discriminator"],
-            gradient,
-            state["discriminator_optimizer"],
-            settings.discriminator_rate * schedule,
-        )
-        current = {"generator": generator, "discriminator": discriminator}
-        new = {
+        new, optimizer_states = {}, {}
+        for name in NETWORKS:
+            updates, optimizer_states[name] = optimizer.update(
+                gradients[name], state["optimizer"][name]
+            )
+            rate = rates[name] * cosine(progress)
+            new[name] = jax.tree.map(lambda p, u, rate=rate: p - rate * u, params[name], updates)
+        kept = {name: new[name] for name in state["average"]}
+        return {
             "step": state["step"] + 1,
-            **current,
-            "average": ema_update(state["average"], current, state["step"], settings.ema_decay),
-            "generator_optimizer": generator_optimizer,
-            "discriminator_optimizer": discriminator_optimizer,
-        }
-        return new, {
-            "pixels": pixel,
-            "discriminator": contest,
-            **{name: gaps[name] for name in ("conv2", "conv4", "fc6")},
-        }
+            "params": new,
+            "average": ema_update(state["average"], kept, state["step"], settings.ema_decay),
+            "optimizer": optimizer_states,
+        }, {**figures, "critics": contest, "discriminator": contest_on_pixels}
 
     def step(
         state: dict[str, Any], pixels: np.ndarray, progress: Array
@@ -199,12 +270,16 @@ def train_generator(
     state = fit(
         step, state, feed, minutes=settings.minutes, checkpoint=checkpoint, on_report=on_report
     )
-    generator = nnx.merge(generator_graph, generator_state)
+    generator, discriminator = start
     nnx.update(generator, state["average"]["generator"])
-    discriminator = nnx.merge(critic_graph, critic_state)
     nnx.update(discriminator, state["average"]["discriminator"])
     steps = int(state["step"])
-    return generator, discriminator, {"steps": steps, "image_passes": steps * settings.batch_size}
+    facts = {
+        "steps": steps,
+        "image_passes": steps * settings.batch_size,
+        "prior_passes": steps * settings.prior_batch,
+    }
+    return generator, discriminator, facts
 
 
 def _mean_gap(a: Array, b: Array) -> Array:

@@ -1,15 +1,13 @@
-"""From trained networks to a bundle's folder: whitening, temperature, code statistics, card."""
+"""From trained networks to a bundle's folder: temperature, figures, card."""
 
 from __future__ import annotations
 
 import datetime
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -22,33 +20,8 @@ from gradgen.training.classifier import (
     predict_logits,
 )
 from gradgen.training.data import Dataset
+from gradgen.training.whitening import Whitening, whiten
 from gradgen.weights.store import file_sha256, save_arrays, save_module, write_card
-
-
-@dataclass(frozen=True)
-class Whitening:
-    """z = (fc6 - mean) @ kernel has zero mean and unit covariance over the training images.
-
-    Attributes:
-        mean: (fc6_size,).
-        kernel: (fc6_size, code_size), the leading principal axes over their standard deviations.
-        kept: share of fc6's variance that the kept axes hold.
-    """
-
-    mean: np.ndarray
-    kernel: np.ndarray
-    kept: float
-
-
-def fit_whitening(fc6: np.ndarray, code_size: int) -> Whitening:
-    """PCA-whitening of codes (n, fc6_size) to ``code_size`` dimensions."""
-    mean = fc6.mean(0, dtype=np.float64)
-    centred = fc6 - mean
-    variance, axes = np.linalg.eigh(centred.T @ centred / len(fc6))
-    order = np.argsort(variance)[::-1][:code_size]
-    kernel = axes[:, order] / np.sqrt(variance[order])
-    kept = variance[order].sum() / variance.sum()
-    return Whitening(mean.astype(np.float32), kernel.astype(np.float32), float(kept))
 
 
 def training_codes(encoder: Encoder, train: Dataset) -> np.ndarray:
@@ -85,7 +58,7 @@ def export_bundle(
     generator: Generator,
     discriminator: Discriminator,
     whitening: Whitening,
-    codes: np.ndarray,
+    statistics: dict[str, np.ndarray],
     train: Dataset,
     temperature: float,
     metrics: dict[str, float],
@@ -96,26 +69,15 @@ def export_bundle(
     """Write the four safetensors files of a bundle and its card.
 
     Args:
-        codes: whitened codes (n, code_size) of the training images, for the class statistics.
+        statistics: of the training images' codes (:func:`whitening.code_statistics`).
         training: what goes into the card under "training".
     """
     folder.mkdir(parents=True, exist_ok=True)
     save_module(folder / "classifier.safetensors", encoder)
     save_module(folder / "generator.safetensors", generator)
     save_module(folder / "discriminator.safetensors", discriminator)
-    members = [codes[train.labels == index] for index in range(len(train.classes))]
-    save_arrays(
-        folder / "codes.safetensors",
-        {
-            "fc6_mean": whitening.mean,
-            "whitening": whitening.kernel,
-            "mean": codes.mean(0),
-            "std": codes.std(0, ddof=1),
-            "class_mean": np.stack([m.mean(0) for m in members]),
-            "class_std": np.stack([m.std(0, ddof=1) for m in members]),
-        },
-        half=False,
-    )
+    transform = {"fc6_mean": whitening.mean, "whitening": whitening.kernel}
+    save_arrays(folder / "codes.safetensors", {**transform, **statistics}, half=False)
     card = {
         "name": name,
         "kind": "bundle",
@@ -144,13 +106,6 @@ def export_bundle(
         "labels": list(train.classes),
     }
     write_card(folder, card)
-
-
-def whiten(fc6: np.ndarray, whitening: Whitening) -> np.ndarray:
-    """Codes z (n, code_size) of fc6 activations (n, fc6_size)."""
-    return np.asarray(
-        (jnp.asarray(fc6) - whitening.mean) @ jnp.asarray(whitening.kernel), dtype=np.float32
-    )
 
 
 def measure_generator(

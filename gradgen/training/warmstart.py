@@ -6,6 +6,7 @@ that change nothing at first, and the old generator is turned to read the new co
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +17,10 @@ from jax import Array
 
 from gradgen.catalog import find_weights
 from gradgen.embedded import Modules, load_modules
+from gradgen.errors import UsageError
 from gradgen.models.layers import Affine, BatchNorm
 from gradgen.models.tiny64 import Encoder, Generator
+from gradgen.training.whitening import Whitening
 from gradgen.weights.store import load_arrays, read_card
 
 
@@ -27,18 +30,32 @@ class Start:
 
     Attributes:
         modules: its networks.
-        mean, kernel: its whitening, z = (fc6 - mean) @ kernel.
+        whitening: from its fc6 to its codes.
+        statistics: of its codes, as :func:`gradgen.training.whitening.code_statistics` gives them.
         card: its own.
     """
 
     modules: Modules
-    mean: np.ndarray
-    kernel: np.ndarray
+    whitening: Whitening
+    statistics: dict[str, np.ndarray]
     card: dict[str, Any]
 
     def describe(self) -> dict[str, Any]:
         """For the new bundle's card: where its weights began, and how those were trained."""
         return {key: self.card[key] for key in ("name", "files", "training")}
+
+    def check_classes(self, classes: Sequence[str]) -> None:
+        """That the classifier can be kept for data of these classes.
+
+        Raises:
+            UsageError: they are not its own.
+        """
+        if tuple(self.card["labels"]) != tuple(classes):
+            raise UsageError(
+                f"{self.card['name']}'s {len(self.card['labels'])} classes are not the "
+                f"{len(classes)} of the data, so its classifier cannot be kept; "
+                "leave out --stage generator"
+            )
 
 
 def load_start(name: str) -> Start:
@@ -52,7 +69,10 @@ def load_start(name: str) -> Start:
     card = read_card(folder)
     modules = load_modules(folder, len(card["labels"]), int(card["code_size"]))
     codes = load_arrays(folder / "codes.safetensors")
-    return Start(modules, codes["fc6_mean"], codes["whitening"], card)
+    whitening = Whitening(
+        codes.pop("fc6_mean"), codes.pop("whitening"), float(card["code_variance_kept"])
+    )
+    return Start(modules, whitening, codes, card)
 
 
 class _FirstLook(BatchNorm):

@@ -7,7 +7,8 @@ import pytest
 from scipy import optimize, special
 
 from gradgen.errors import GradgenError
-from gradgen.training import classifier, export, loop
+from gradgen.training import classifier, loop
+from gradgen.training.whitening import fit_whitening, whiten
 
 
 def test_cosine_rises_then_falls_to_zero():
@@ -133,8 +134,8 @@ def test_calibration_error_of_a_hand_worked_case():
 def test_whitened_codes_have_zero_mean_and_unit_covariance():
     rng = np.random.default_rng(0)
     fc6 = (rng.normal(size=(2000, 12)) @ rng.normal(size=(12, 12)) + 3).astype(np.float32)
-    whitening = export.fit_whitening(fc6, 5)
-    codes = export.whiten(fc6, whitening)
+    whitening = fit_whitening(fc6, 5)
+    codes = whiten(fc6, whitening)
     np.testing.assert_allclose(codes.mean(0), 0, atol=1e-4)
     np.testing.assert_allclose(np.cov(codes.T, bias=True), np.eye(5), atol=1e-3)
     variances = np.linalg.eigvalsh(np.cov(fc6.T))[::-1]

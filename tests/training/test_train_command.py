@@ -4,10 +4,15 @@ import json
 
 import numpy as np
 import pytest
+from flax import nnx
 from PIL import Image
 
 from gradgen.bundle import load_bundle
 from gradgen.cli.app import main
+from gradgen.models.tiny64 import FC6_SIZE, Discriminator, Encoder, Generator
+from gradgen.training.data import load_datasets
+from gradgen.training.export import export_bundle
+from gradgen.training.whitening import Whitening, code_statistics
 
 
 def make_photographs(folder, count=48):
@@ -41,6 +46,58 @@ def test_training_writes_a_bundle_that_tells_its_classes_apart(tmp_path):
     again = json.loads((tmp_path / "mine" / "card.json").read_text())
     assert again["training"]["generator"]["steps"] == steps
     assert again["files"] == card["files"]
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory):
+    """Photographs of two classes and a bundle of untrained networks for them."""
+    folder = tmp_path_factory.mktemp("untrained")
+    make_photographs(folder / "data", count=24)
+    rng = np.random.default_rng(0)
+    train, _ = load_datasets(folder / "data", 64)
+    kernel = rng.normal(size=(FC6_SIZE, 8)).astype(np.float32)
+    export_bundle(
+        folder / "bundle",
+        "untrained",
+        encoder=Encoder(2, rngs=nnx.Rngs(0)),
+        generator=Generator(8, rngs=nnx.Rngs(1)),
+        discriminator=Discriminator(rngs=nnx.Rngs(2)),
+        whitening=Whitening(np.zeros(FC6_SIZE, np.float32), kernel, 0.5),
+        statistics=code_statistics(rng.normal(size=(len(train), 8)).astype(np.float32), train),
+        train=train,
+        temperature=1.25,
+        metrics={"val_top1": 0.5},
+        training={"command": "none"},
+        licence="MIT",
+        recommended={"likelihood_weight": 2.0},
+    )
+    return folder
+
+
+def test_a_generator_is_trained_under_a_classifier_that_is_kept(untrained, tmp_path):
+    arguments = ["train", str(untrained / "data"), "--from", str(untrained / "bundle"),
+                 "--stage", "generator", "--out", str(tmp_path / "mine"), "--minutes", "0.001",
+                 "--batch-size", "16", "--likelihood-weight", "4"]  # fmt: skip
+    assert main(arguments) == 0
+    before, after = (
+        json.loads((folder / "card.json").read_text())
+        for folder in (untrained / "bundle", tmp_path / "mine")
+    )
+    changed = {name for name in after["files"] if after["files"][name] != before["files"][name]}
+    assert changed == {"generator.safetensors", "discriminator.safetensors"}
+    assert after["temperature"] == 1.25
+    assert after["metrics"]["val_top1"] == 0.5 and after["metrics"]["discriminator_auc"] > 0
+    assert after["training"]["from"]["files"] == before["files"]
+    assert after["training"]["generator"]["minutes"] == 0.001
+    assert "classifier" not in after["training"]
+    assert after["recommended"] == {"likelihood_weight": 4.0}
+
+
+def test_a_classifier_of_other_classes_cannot_be_kept(untrained, tmp_path, capsys):
+    arguments = ["train", str(untrained / "data"), "--from", "tiny64", "--stage", "generator",
+                 "--out", str(tmp_path / "mine")]  # fmt: skip
+    assert main(arguments) == 2
+    assert "tiny64's 200 classes are not the 2 of the data" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
