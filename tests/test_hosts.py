@@ -120,6 +120,7 @@ def test_what_a_dead_host_leaves_is_finished_by_one_alone(whole, tmp_path, monke
     assert_same_pictures(folder, whole)
 
 
+@pytest.mark.slow
 def test_a_run_of_one_host_is_finished_by_two(whole, tmp_path, monkeypatch):
     monkeypatch.setattr(run, "CHECKPOINT_INTERVAL", 0.0)
     folder = tmp_path / "run"

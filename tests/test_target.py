@@ -52,7 +52,9 @@ def test_gradient_agrees_with_central_differences_in_float64(bundle, z):
         gradient = jax.jit(target.value_and_grad)(params, BEACON, z64).gradient
         direction = jnp.asarray(np.random.default_rng(0).normal(size=z.shape))
         log_density = jax.jit(target.log_density)
-        h = 1e-6  # small, since the rectifiers have kinks; rounding is 1e-16 * |log density| / h
+        # Small, since between the two points no rectifier may have its kink; rounding, about
+        # 1e-16 * |log density| / h = 2e-6 of a slope of 30 to 70, is still far below the tolerance.
+        h = 1e-8
 
         def along(t):
             return log_density(params, BEACON, z64 + t * direction)[0]
@@ -96,7 +98,7 @@ def test_a_coarse_gradient_leaves_the_density_as_it_is(bundle, z):
     assert coarse.gradient.dtype == jnp.float32
     product = jnp.sum(coarse.gradient * fine.gradient, axis=1)
     norms = jnp.linalg.norm(coarse.gradient, axis=1) * jnp.linalg.norm(fine.gradient, axis=1)
-    assert (product / norms > 0.99).all()  # the way up
+    assert (product / norms > 0.95).all()  # within 18 degrees of the way up
     # bfloat16 has 8 bits: 2^-8 relative error in each number is the least that must show
     gap = jnp.linalg.norm(coarse.gradient - fine.gradient, axis=1)
     assert (gap > 2**-10 * jnp.linalg.norm(fine.gradient, axis=1)).all()
