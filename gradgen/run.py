@@ -87,14 +87,12 @@ class Run:
     def gradients(self) -> tuple[int, int]:
         """Gradient evaluations of all chains of this host: done in earlier sessions, and in all."""
         sampler = sampler_settings(self.plan.settings)
-        steps = min(sampler.num_steps, self.plan.stop_at or sampler.num_steps)
-        each = 1 + steps * sampler.gradients_per_step
+        each = sampler.gradients_after(self.plan.stop_at)
         own = self.hosts.share(len(self.plan.groups))
         size = self.plan.groups[0].size
         done = each * size * sum(index in self.finished for index in own)
         for one in self.checkpoints:
-            steps_done = int(one.state.step)
-            done += len(one.groups) * size * (1 + steps_done * sampler.gradients_per_step)
+            done += len(one.groups) * size * sampler.gradients_after(int(one.state.step))
         return done, each * size * len(own)
 
     @property

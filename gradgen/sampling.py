@@ -159,9 +159,7 @@ def run_batches(
         (Batch(one.groups), one) for one in checkpoints
     ]
     batches += [(batch, None) for batch in batches_of(plan, rest, most)]
-    sampler = sampler_settings(plan.settings)
-    steps = min(sampler.num_steps, plan.stop_at or sampler.num_steps)
-    each = 1 + steps * sampler.gradients_per_step
+    each = sampler_settings(plan.settings).gradients_after(plan.stop_at)
     sizes = [sum(plan.groups[index].size for index in batch.groups) for batch, _ in batches]
     whole = range(len(plan.groups)) if share is None else share
     total = each * sum(plan.groups[index].size for index in whole)
@@ -341,7 +339,7 @@ def _part(plan: Plan, batch: Batch, result: ChainResult) -> Part:
     return Part(
         groups=np.array(batch.groups, np.int64),
         codes=codes,
-        images=_draw(plan.bundle, codes, plan.groups[batch.groups[0]].size),
+        images=draw(plan.bundle, codes, plan.groups[batch.groups[0]].size),
         log_likelihood=np.asarray(result.state.log_likelihood),
         log_density=np.asarray(result.state.log_density),
         acceptance=acceptance,
@@ -355,12 +353,14 @@ def _part(plan: Plan, batch: Batch, result: ChainResult) -> Part:
     )
 
 
-def _draw(bundle: Bundle, codes: np.ndarray, group_size: int) -> np.ndarray:
-    """Pictures (chains, S, S, 3) uint8, group by group: their bits depend on no other group."""
+def draw(bundle: Bundle, codes: np.ndarray, size: int = 32) -> np.ndarray:
+    """Pictures (n, S, S, 3) uint8 of codes (n, code), ``size`` of them at a time, the last ones
+    filled up: a picture's bits depend on no other batch."""
     decode, params = decoder(bundle), bundle.generator.params
-    return np.concatenate(
-        [
-            to_uint8(decode(params, jnp.asarray(codes[start : start + group_size])))
-            for start in range(0, len(codes), group_size)
-        ]
-    )
+    parts = []
+    for start in range(0, len(codes), size):
+        part = codes[start : start + size]
+        filled = np.zeros((size, codes.shape[1]), np.float32)
+        filled[: len(part)] = part
+        parts.append(to_uint8(decode(params, jnp.asarray(filled)))[: len(part)])
+    return np.concatenate(parts)

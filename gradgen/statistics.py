@@ -99,13 +99,13 @@ class RunningMoments:
         self._m2 += m2 + delta**2 * (self.count * count / total)
         self.count = total
 
-    def to_bytes(self) -> bytes:
+    def to_json(self) -> list[Any]:
         """All there is to know, to the last bit, for `merge` on another host."""
-        return json.dumps([self.count, self._mean.tolist(), self._m2.tolist()]).encode()
+        return [self.count, self._mean.tolist(), self._m2.tolist()]
 
-    def merge(self, other: bytes) -> None:
-        """Take in what another host's `to_bytes` gave."""
-        count, mean, m2 = json.loads(other)
+    def merge(self, other: list[Any]) -> None:
+        """Take in what another host's `to_json` gave."""
+        count, mean, m2 = other
         if count:
             self._merge(count, np.array(mean, np.float64), np.array(m2, np.float64))
 
@@ -203,12 +203,13 @@ def from_images(
         unreadable.extend(f.message for f in chunk.failures[: LISTED_FAILURES - len(unreadable)])
         if on_progress is not None:
             on_progress(chunk.done, failed)
+    own_report = json.dumps([part.to_json(), failed, unreadable]).encode()
+    reports = [json.loads(one) for one in gather(hosts, own_report)]
     moments = RunningMoments(bundle.code_size)
-    for other in gather(hosts, part.to_bytes()):
+    for other, _, _ in reports:
         moments.merge(other)
-    reports = [json.loads(one) for one in gather(hosts, json.dumps([failed, unreadable]).encode())]
-    failed = sum(count for count, _ in reports)
-    unreadable = [message for _, messages in reports for message in messages][:LISTED_FAILURES]
+    failed = sum(count for _, count, _ in reports)
+    unreadable = [message for _, _, messages in reports for message in messages][:LISTED_FAILURES]
     if moments.count < 2:
         first = f"; the first of {failed} unreadable: {unreadable[0]}" if failed else ""
         raise GradgenError(

@@ -11,8 +11,9 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from typing import Any, TextIO
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -22,6 +23,12 @@ err = Console(stderr=True)
 
 PLAIN_INTERVAL = 10.0  # seconds between progress lines when standard error is no terminal
 WIDE = 200  # columns of a table that is piped: nothing reads it but a person or grep
+
+
+def option(*names: str, panel: str, help: str, default: str = "") -> Any:
+    """An option that is None where it was not given: its default is told, not set."""
+    text = f"{help} (default: {default})" if default else help
+    return typer.Option(*names, help=text, rich_help_panel=panel, show_default=False)
 
 
 def warn(message: str) -> None:

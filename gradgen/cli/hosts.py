@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from gradgen.cli.common import option
 
 if TYPE_CHECKING:
     from gradgen.hosts import Hosts
@@ -12,38 +12,21 @@ if TYPE_CHECKING:
 PANEL = "Many hosts"
 Distributed = Annotated[
     bool,
-    typer.Option(
+    option(
         "--distributed",
-        rich_help_panel=PANEL,
+        panel=PANEL,
         help="Share the work with other hosts, found by SLURM or Open MPI; all see the same files.",
     ),
 ]
 Coordinator = Annotated[
     str | None,
-    typer.Option(
-        "--coordinator",
-        rich_help_panel=PANEL,
-        help="HOST:PORT of the first host, without SLURM.",
-        show_default=False,
-    ),
+    option("--coordinator", panel=PANEL, help="HOST:PORT of the first host, without SLURM."),
 ]
 NumProcesses = Annotated[
-    int | None,
-    typer.Option(
-        "--num-processes",
-        rich_help_panel=PANEL,
-        help="How many hosts there are.",
-        show_default=False,
-    ),
+    int | None, option("--num-processes", panel=PANEL, help="How many hosts there are.")
 ]
 ProcessId = Annotated[
-    int | None,
-    typer.Option(
-        "--process-id",
-        rich_help_panel=PANEL,
-        help="Which of them this is, from 0.",
-        show_default=False,
-    ),
+    int | None, option("--process-id", panel=PANEL, help="Which of them this is, from 0.")
 ]
 
 

@@ -7,11 +7,10 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Annotated
 
 from gradgen.cli import common
+from gradgen.cli.common import option
 from gradgen.cli.hosts import Coordinator, Distributed, NumProcesses, ProcessId, join_hosts
 from gradgen.cli.report import report, summary
 
@@ -24,16 +23,10 @@ WIDE_TERMINAL = 150  # columns that hold a progress line unbroken
 TARGET, CHAINS, STEPS, CLIPPING, OUTPUT = "Target", "Chains", "Steps", "Clipping", "Output"
 
 
-def _option(*names: str, panel: str, help: str, default: str = "") -> Any:
-    """An option that is None where it was not given: its default is told, not set."""
-    text = f"{help} (default: {default})" if default else help
-    return typer.Option(*names, help=text, rich_help_panel=panel, show_default=False)
-
-
 def sample(
     classes: Annotated[
         list[str] | None,
-        _option(
+        option(
             "--class",
             "-c",
             panel=TARGET,
@@ -42,11 +35,11 @@ def sample(
     ] = None,
     bundle: Annotated[
         str | None,
-        _option("--bundle", panel=TARGET, help="Networks: a name or a folder.", default="tiny64"),
+        option("--bundle", panel=TARGET, help="Networks: a name or a folder.", default="tiny64"),
     ] = None,
     generator: Annotated[
         str | None,
-        _option(
+        option(
             "--generator",
             panel=TARGET,
             help="Another generator and its codes: deepsim-fc6, -fc7, -pool5, or a bundle's.",
@@ -55,7 +48,7 @@ def sample(
     ] = None,
     classifier: Annotated[
         str | None,
-        _option(
+        option(
             "--classifier",
             panel=TARGET,
             help="Another classifier: lite0, or a bundle's.",
@@ -64,7 +57,7 @@ def sample(
     ] = None,
     likelihood_weight: Annotated[
         float | None,
-        _option(
+        option(
             "--likelihood-weight",
             panel=TARGET,
             help="β in p(class|image)^β p(z); 1 is the posterior.",
@@ -72,15 +65,15 @@ def sample(
         ),
     ] = None,
     method: Annotated[
-        str | None, _option("--method", "-m", panel=STEPS, help="map, mala or hmc.", default="hmc")
+        str | None, option("--method", "-m", panel=STEPS, help="map, mala or hmc.", default="hmc")
     ] = None,
     preset: Annotated[
         str | None,
-        _option("--preset", panel=STEPS, help="dgn-am: the published MAP rule, 200 iterations."),
+        option("--preset", panel=STEPS, help="dgn-am: the published MAP rule, 200 iterations."),
     ] = None,
     budget: Annotated[
         int | None,
-        _option(
+        option(
             "--budget",
             "-b",
             panel=STEPS,
@@ -90,7 +83,7 @@ def sample(
     ] = None,
     step_size: Annotated[
         str | None,
-        _option(
+        option(
             "--step-size",
             panel=STEPS,
             help="A number, or auto: dual averaging in a warm-up.",
@@ -99,7 +92,7 @@ def sample(
     ] = None,
     step_decay: Annotated[
         float | None,
-        _option(
+        option(
             "--step-decay",
             panel=STEPS,
             help="γ of the step sizes a((b+t)/b)^-γ.",
@@ -108,7 +101,7 @@ def sample(
     ] = None,
     step_decay_offset: Annotated[
         float | None,
-        _option(
+        option(
             "--step-decay-offset",
             panel=STEPS,
             help="b of the step sizes a((b+t)/b)^-γ.",
@@ -117,11 +110,11 @@ def sample(
     ] = None,
     noise_scale: Annotated[
         float | None,
-        _option("--noise-scale", panel=STEPS, help="η of MALA's noise η/(1+t)^γ.", default="1"),
+        option("--noise-scale", panel=STEPS, help="η of MALA's noise η/(1+t)^γ.", default="1"),
     ] = None,
     noise_decay: Annotated[
         float | None,
-        _option(
+        option(
             "--noise-decay",
             panel=STEPS,
             help="γ of MALA's noise η/(1+t)^γ; 0.55 anneals it.",
@@ -130,13 +123,13 @@ def sample(
     ] = None,
     num_integration_steps: Annotated[
         int | None,
-        _option(
+        option(
             "--num-integration-steps", "-L", panel=STEPS, help="Leapfrog steps (HMC).", default="10"
         ),
     ] = None,
     step_jitter: Annotated[
         float | None,
-        _option(
+        option(
             "--step-jitter",
             panel=STEPS,
             help="Relative jitter of HMC's step size, 0…1.",
@@ -145,7 +138,7 @@ def sample(
     ] = None,
     target_acceptance: Annotated[
         float | None,
-        _option(
+        option(
             "--target-acceptance",
             panel=STEPS,
             help="Of the warm-up.",
@@ -154,11 +147,11 @@ def sample(
     ] = None,
     warmup_fraction: Annotated[
         float | None,
-        _option("--warmup-fraction", panel=STEPS, help="Share of the budget.", default="0.15"),
+        option("--warmup-fraction", panel=STEPS, help="Share of the budget.", default="0.15"),
     ] = None,
     clip: Annotated[
         bool | None,
-        _option(
+        option(
             "--clip/--no-clip",
             panel=CLIPPING,
             help="Keep codes in a box.",
@@ -167,7 +160,7 @@ def sample(
     ] = None,
     clip_mode: Annotated[
         str | None,
-        _option(
+        option(
             "--clip-mode",
             panel=CLIPPING,
             help="project: the paper's heuristic, which does not leave the target invariant; "
@@ -177,13 +170,13 @@ def sample(
     ] = None,
     clip_sigmas: Annotated[
         float | None,
-        _option(
+        option(
             "--clip-sigmas", panel=CLIPPING, help="Box: mean ± this many deviations.", default="3"
         ),
     ] = None,
     clip_scope: Annotated[
         str | None,
-        _option(
+        option(
             "--clip-scope",
             panel=CLIPPING,
             help="Statistics of the class, or of all the data.",
@@ -192,15 +185,15 @@ def sample(
     ] = None,
     statistics: Annotated[
         Path | None,
-        _option("--stats", panel=CLIPPING, help="File of gradgen stats, or DGN-AM's bounds."),
+        option("--stats", panel=CLIPPING, help="File of gradgen stats, or DGN-AM's bounds."),
     ] = None,
     num_chains: Annotated[
         int | None,
-        _option("--num-chains", "-n", panel=CHAINS, help="Chains a class.", default="16"),
+        option("--num-chains", "-n", panel=CHAINS, help="Chains a class.", default="16"),
     ] = None,
     chain_group: Annotated[
         int | None,
-        _option(
+        option(
             "--chain-group",
             panel=CHAINS,
             help="Chains computed as one, on one device; the last bits of a result depend on it.",
@@ -209,7 +202,7 @@ def sample(
     ] = None,
     chain_batch: Annotated[
         int | None,
-        _option(
+        option(
             "--chain-batch",
             panel=CHAINS,
             help="Most chains at once, over all devices.",
@@ -218,7 +211,7 @@ def sample(
     ] = None,
     gradient_precision: Annotated[
         str | None,
-        _option(
+        option(
             "--gradient-precision",
             panel=CHAINS,
             help="float32, or bf16: of gradients alone, so that accept steps stay exact.",
@@ -230,11 +223,11 @@ def sample(
     num_processes: NumProcesses = None,
     process_id: ProcessId = None,
     seed: Annotated[
-        int | None, _option("--seed", "-s", panel=CHAINS, help="Of all randomness.", default="0")
+        int | None, option("--seed", "-s", panel=CHAINS, help="Of all randomness.", default="0")
     ] = None,
     block_size: Annotated[
         int | None,
-        _option(
+        option(
             "--block-size",
             panel=CHAINS,
             help="Steps between two checkpoints.",
@@ -243,11 +236,11 @@ def sample(
     ] = None,
     trace_length: Annotated[
         int | None,
-        _option("--trace-length", panel=CHAINS, help="Points kept a chain.", default="1000"),
+        option("--trace-length", panel=CHAINS, help="Points kept a chain.", default="1000"),
     ] = None,
     out: Annotated[
         Path | None,
-        _option(
+        option(
             "--out",
             "-o",
             panel=OUTPUT,
@@ -257,26 +250,26 @@ def sample(
     ] = None,
     resume: Annotated[
         Path | None,
-        _option("--resume", panel=OUTPUT, help="Continue an interrupted run's folder."),
+        option("--resume", panel=OUTPUT, help="Continue an interrupted run's folder."),
     ] = None,
     recipe: Annotated[
         Path | None,
-        _option("--recipe", panel=OUTPUT, help="Make a picture of an earlier run again."),
+        option("--recipe", panel=OUTPUT, help="Make a picture of an earlier run again."),
     ] = None,
     animate: Annotated[
         bool,
-        _option(
+        option(
             "--animate",
             panel=OUTPUT,
             help="Draw the chains' way, animation.webp, 60 frames at most.",
         ),
     ] = False,
     as_json: Annotated[
-        bool, _option("--json", panel=OUTPUT, help="The result as JSON on standard output.")
+        bool, option("--json", panel=OUTPUT, help="The result as JSON on standard output.")
     ] = False,
     force: Annotated[
         bool,
-        _option(
+        option(
             "--force",
             panel=OUTPUT,
             help="Replace an earlier run in --out; go on although weights differ.",

@@ -151,9 +151,8 @@ def _given(experiment: Experiment, one: Variant) -> dict[str, Any]:
 def _gradients(experiment: Experiment, one: Variant) -> int:
     """Gradient evaluations of all of a variant's chains; some more where a group is filled up."""
     sampler = sampler_settings(make_settings(_given(experiment, one), one.clip))
-    steps = min(sampler.num_steps, one.stop_at or sampler.num_steps)
     chains = len(experiment.classes) * experiment.num_chains
-    return chains * (1 + steps * sampler.gradients_per_step)
+    return chains * sampler.gradients_after(one.stop_at)
 
 
 def _run(experiment: Experiment, one: Variant, show: Callable[[SampleProgress], None]) -> bool:

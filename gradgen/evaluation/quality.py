@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from gradgen.bundle import load_classifier
@@ -13,10 +12,10 @@ from gradgen.errors import UsageError
 from gradgen.evaluation import metrics
 from gradgen.evaluation.compare import JUDGE
 from gradgen.evaluation.features import evaluate, judge
-from gradgen.images import evenly_chosen, to_uint8
+from gradgen.images import evenly_chosen
 from gradgen.labels import Label, Labels
 from gradgen.networks import Bundle
-from gradgen.sampling import SampleProgress, decoder, names_of, sample
+from gradgen.sampling import SampleProgress, draw, names_of, sample
 from gradgen.training.classifier import calibration_error
 from gradgen.training.data import Dataset, load_held_out
 
@@ -155,18 +154,6 @@ def classifier_figures(bundle: Bundle, val: Dataset) -> dict[str, float | None]:
         "log_likelihood": float(log_p[np.arange(len(val)), val.labels].mean()),
         "calibration_error": calibration_error(log_p.astype(np.float64), val.labels),
     }
-
-
-def draw(bundle: Bundle, codes: np.ndarray, size: int = 32) -> np.ndarray:
-    """Pictures (n, S, S, 3) uint8 of codes (n, code_size)."""
-    run, params = decoder(bundle), bundle.generator.params
-    parts = []
-    for start in range(0, len(codes), size):
-        part = codes[start : start + size]
-        filled = np.zeros((size, codes.shape[1]), np.float32)
-        filled[: len(part)] = part
-        parts.append(to_uint8(run(params, jax.numpy.asarray(filled)))[: len(part)])
-    return np.concatenate(parts)
 
 
 def psnr(images: np.ndarray, others: np.ndarray) -> float:

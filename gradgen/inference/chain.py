@@ -312,7 +312,7 @@ def run_chains(
                     BlockProgress(
                         step=done,
                         num_steps=plan.num_steps,
-                        gradient_evaluations=1 + done * settings.gradients_per_step,
+                        gradient_evaluations=settings.gradients_after(done),
                         acceptance_rate=float(recent["acceptance"].mean()),
                         log_likelihood=float(recent["log_likelihood"][:, -1].mean()),
                         step_size=float(recent["step_size"].mean()),
@@ -331,7 +331,7 @@ def run_chains(
         step=done,
         num_steps=plan.num_steps,
         warmup_steps=plan.warmup_steps,
-        gradient_evaluations=1 + done * settings.gradients_per_step,
+        gradient_evaluations=settings.gradients_after(done),
         acceptance_rate=np.asarray(state.accepted) / sampled,
         step_size=np.asarray(state.first_step_size),
         interrupted=interrupted and done < plan.num_steps,

@@ -95,6 +95,14 @@ class SamplerSettings:
         """Steps (MAP, MALA) or iterations (HMC) that the budget pays for."""
         return self.budget // self.gradients_per_step
 
+    def gradients_after(self, steps: int | None = None) -> int:
+        """Gradient evaluations of a chain, the one at its start included, after so many steps.
+
+        ``None``: after all; no more than all are counted.
+        """
+        done = self.num_steps if steps is None else min(steps, self.num_steps)
+        return 1 + done * self.gradients_per_step
+
     @property
     def warmup_steps(self) -> int:
         """Steps in which the step size is adapted."""
