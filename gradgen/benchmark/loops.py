@@ -40,6 +40,13 @@ def gradient_and_chains(
 
         return jax.lax.scan(step, z, jnp.arange(gradients))
 
+    def coarse_loop(params: Any, z: Array) -> Any:
+        def step(z: Array, _: Array) -> tuple[Array, Array]:
+            evaluation = target.mixed_value_and_grad("bfloat16", params, label, z)
+            return z + 1e-6 * evaluation.gradient, evaluation.gradient[0, 0]
+
+        return jax.lax.scan(step, z, jnp.arange(gradients))
+
     def mala_loop(params: Any, z: Array) -> Any:
         evaluate = evaluator(params)
 
@@ -61,6 +68,7 @@ def gradient_and_chains(
 
     return {
         "gradient": _compiled(gradient_loop, target.params, z, gradients),
+        "bfloat16 gradient": _compiled(coarse_loop, target.params, z, gradients),
         "MALA": _compiled(mala_loop, target.params, z, gradients + 1),
         "HMC": _compiled(hmc_loop, target.params, z, gradients + 1),
     }

@@ -6,11 +6,12 @@ from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import nnx
 from typer.testing import CliRunner
 
-from gradgen.benchmark import loops, scaling, startup, suite
+from gradgen.benchmark import loops, precision, scaling, startup, suite
 from gradgen.benchmark.timing import Loop, Timings, in_turns
 from gradgen.bundle import load_bundle
 from gradgen.cli import app as program
@@ -41,7 +42,12 @@ def counted(monkeypatch):
     def log_density(params, class_index, z):
         return density(z), density(z)
 
-    target = SimpleNamespace(params={}, value_and_grad=value_and_grad, log_density=log_density)
+    target = SimpleNamespace(
+        params={},
+        value_and_grad=value_and_grad,
+        mixed_value_and_grad=lambda precision, *arguments: value_and_grad(*arguments),
+        log_density=log_density,
+    )
     bundle = SimpleNamespace(
         name="normal",
         code_size=5,
@@ -65,7 +71,7 @@ def test_every_loop_takes_the_evaluations_that_it_is_charged_for(counted, make):
         loop.run()
         jax.effects_barrier()
         assert calls["gradients"] == loop.evaluations, name
-        assert loop.evaluations == (12 if name == "gradient" else 13)
+        assert loop.evaluations == (12 if "gradient" in name else 13)
 
 
 def test_ratios_are_taken_turn_by_turn():
@@ -107,6 +113,8 @@ def test_the_command_prints_json_or_tables(counted, capsys):
     assert record["gradients_a_chain"] == 6, "whole HMC iterations"
     assert list(record)[2] == "ratios"
     assert {"gradient", "MALA", "HMC", "BlackJAX MALA", "BlackJAX HMC"} <= set(record["loops"])
+    assert record["goals"].keys() == record["ratios"].keys()
+    assert record["goals"]["MALA / gradient"] == "≤ 1.02"
     assert "PyTorch" in record["skipped"]  # not installed, or the normal is not written down in it
     bench.show(record)
     shown = capsys.readouterr().out
@@ -141,6 +149,24 @@ def test_a_figure_of_scaling_is_taken_in_processes_of_their_own(monkeypatch):
     for row in (devices, processes):
         assert row["ms_per_step"] == pytest.approx(1e3 * row["seconds"] / 2)
         assert 0.05 < row["peak_memory_gb"] < 20
+
+
+def test_precisions_are_compared_by_the_chains_means():
+    row = precision._row("step size", np.array([1.0, 2.0, 3.0]), np.array([2.0, 4.0, 6.0]))
+    assert (row["float32"], row["bfloat16"], row["difference"]) == (2.0, 4.0, 2.0)
+    assert row["standard_error"] == pytest.approx((1 / 3 + 4 / 3) ** 0.5)
+
+
+@pytest.mark.slow
+def test_coarse_gradients_leave_acceptance_and_samples_as_they_are(capsys):
+    rows = precision.measure("tiny64", classes=2, chains=8, budget=200)
+    assert [row["figure"] for row in rows][:2] == ["acceptance rate", "step size"]
+    for row in rows:
+        assert row["standard_error"] > 0, row  # the runs differ, so this compares two of them
+        # 16 chains each: beyond 5 standard errors with a probability below 1e-3 (Student's t)
+        assert abs(row["difference"]) < 5 * row["standard_error"], row
+    bench.show({"precision": rows})
+    assert "bfloat16" in capsys.readouterr().out
 
 
 @pytest.mark.slow
