@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gradgen import originals
 from gradgen.catalog import ORIGINALS, find_weights
-from gradgen.embedded import load_embedded_bundle, load_lite0
+from gradgen.embedded import load_embedded_bundle, load_lite
 from gradgen.networks import Bundle, Classifier, Network
 from gradgen.weights.store import read_card
 
@@ -42,7 +42,8 @@ def load_bundle(
 
 
 def load_classifier(name: str | Path = "lite0") -> Classifier:
-    """Load a classifier: "lite0" (EfficientNet-Lite0, all 1000 ImageNet classes), or a bundle's.
+    """Load a classifier: "lite0" or "lite1" (EfficientNet-Lite, all 1000 ImageNet classes), or a
+    bundle's.
 
     Raises:
         UsageError: there is no such classifier.
@@ -53,7 +54,7 @@ def load_classifier(name: str | Path = "lite0") -> Classifier:
     folder = find_weights(name, "classifier")
     if read_card(folder).get("kind") == "bundle":
         return load_embedded_bundle(folder).classifier
-    return load_lite0(folder)
+    return load_lite(folder)
 
 
 def _bundle(name: str | Path) -> Bundle:

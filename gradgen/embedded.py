@@ -135,26 +135,40 @@ def load_embedded_bundle(folder: Path) -> Bundle:
     )
 
 
+def load_lite_module(folder: Path) -> efficientnet.EfficientNetLite:
+    """EfficientNet-Lite from its folder, as a Flax module."""
+    variant = _variant(folder)
+    module = nnx.eval_shape(lambda: efficientnet.EfficientNetLite(variant, rngs=nnx.Rngs(0)))
+    return load_module(folder / "classifier.safetensors", module)
+
+
+def _variant(folder: Path) -> str:
+    architecture = read_card(folder).get("architecture")
+    variant = architecture.get("variant") if isinstance(architecture, dict) else None
+    if variant not in efficientnet.VARIANTS:
+        raise GradgenError(f"{folder}: unknown architecture {architecture!r}")
+    return str(variant)
+
+
 @cache
-def load_lite0(folder: Path) -> Classifier:
-    """EfficientNet-Lite0 from its folder."""
+def load_lite(folder: Path) -> Classifier:
+    """EfficientNet-Lite from its folder."""
     card = read_card(folder)
-    path = folder / "classifier.safetensors"
-    module = nnx.eval_shape(lambda: efficientnet.EfficientNetLite0(rngs=nnx.Rngs(0)))
-    graph, params = nnx.split(load_module(path, module))
+    graph, params = nnx.split(load_lite_module(folder))
+    size = efficientnet.VARIANTS[_variant(folder)].input_size
 
     def logits(params: Params, images: Array) -> Array:
-        return nnx.merge(graph, params)(resize(images, efficientnet.INPUT_SIZE))
+        return nnx.merge(graph, params)(resize(images, size))
 
     def features(params: Params, images: Array) -> Array:
-        return nnx.merge(graph, params).features(resize(images, efficientnet.INPUT_SIZE))
+        return nnx.merge(graph, params).features(resize(images, size))
 
     return Classifier(
         name=card["name"],
         apply=calibrated(logits, float(card["temperature"])),
         params=params,
-        sha256=file_sha256(path),
-        input_size=efficientnet.INPUT_SIZE,
+        sha256=file_sha256(folder / "classifier.safetensors"),
+        input_size=size,
         logits=logits,
         labels=imagenet_labels(),
         card=card,

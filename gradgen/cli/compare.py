@@ -34,8 +34,8 @@ def compare(
 ) -> None:
     """Compare runs: realism, agreement, diversity, saturation, with 95 % bootstrap intervals.
 
-    The judge of agreement is EfficientNet-Lite0, which most runs were not sampled under. Writes a
-    table, and a page with the pictures.
+    The judge of agreement is EfficientNet-Lite1, which has no part in training and sampling. Writes
+    a table, and a page with the pictures.
     """
     from gradgen import runtime
 

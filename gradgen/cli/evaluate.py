@@ -21,7 +21,7 @@ def evaluate(
         typer.Option(help="Photographs as for `gradgen train`; the validation ones are used."),
     ],
     num_images: Annotated[
-        int, typer.Option("--images", min=2, help="Photographs that lite0 looks at.")
+        int, typer.Option("--images", min=2, help="Photographs that the judge, lite1, looks at.")
     ] = 500,
     num_classes: Annotated[
         int, typer.Option("--num-classes", min=1, help="Classes that are sampled.")

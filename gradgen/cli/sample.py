@@ -51,7 +51,7 @@ def sample(
         option(
             "--classifier",
             panel=TARGET,
-            help="Another classifier: lite0, or a bundle's.",
+            help="Another classifier: lite0, lite1, or a bundle's.",
             default="the bundle's own; lite0 for a class that only lite0 knows",
         ),
     ] = None,

@@ -57,7 +57,10 @@ def list_(
             escape(entry.title),
         )
     print_table(table)
-    note("tiny64 and lite0 come with gradgen; 'gradgen weights fetch BUNDLE' gets all of a bundle")
+    note(
+        "tiny64, lite0 and lite1 come with gradgen; "
+        "'gradgen weights fetch BUNDLE' gets all of a bundle"
+    )
 
 
 def _row(entry: Entry) -> dict[str, Any]:

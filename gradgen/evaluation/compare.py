@@ -18,7 +18,8 @@ from gradgen.images import decode, evenly_chosen, find_images, resize_square
 from gradgen.networks import Bundle, Classifier
 from gradgen.samples import GRID_FILE, read_record
 
-JUDGE = "lite0"  # knows all of ImageNet, and takes part in the sampling of few classes
+# knows all of ImageNet, and has had no part in training or sampling (lite0 has in both)
+JUDGE = "lite1"
 MAX_REAL = 500  # photographs that a kernel distance looks at
 
 

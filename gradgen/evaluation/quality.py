@@ -63,7 +63,8 @@ def evaluate_bundle(
 
     Args:
         val: of :func:`load_validation`.
-        num_images: photographs, reconstructions and samples from the prior that lite0 looks at.
+        num_images: photographs, reconstructions and samples from the prior that the judge, lite1,
+            looks at.
         num_classes: classes that are sampled, evenly chosen among those that ``val`` has.
         num_chains, budget: of MALA, for each of them.
         seed: of the choice and of the sampling.

@@ -1,13 +1,16 @@
-"""EfficientNet-Lite0: the ImageNet classifier that goes with any generator.
+"""EfficientNet-Lite: the ImageNet classifiers that go with any generator.
 
 Tan & Le 2019 (EfficientNet) in the Lite variant of its authors: no squeeze-and-excitation, ReLU6
-for swish, stem and head of fixed width. For inference only: the batch norms are folded into the
-convolutions when the weights are converted (gradgen/tools/convert_lite0.py), so that no image
+for swish, stem and head of fixed width, and stages of which all but the first and the last grow
+with the variant. For inference only: the batch norms are folded into the
+convolutions when the weights are converted (gradgen/tools/convert_lite.py), so that no image
 depends on its neighbours. Channels last (NHWC); padding as TensorFlow's "SAME".
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 from functools import partial
 from typing import NamedTuple
 
@@ -16,7 +19,6 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array, lax
 
-INPUT_SIZE = 224  # pixels a side that the network was trained on
 NUM_CLASSES = 1000
 # The network's input is (pixel - MEAN) / STDDEV for pixels in 0…255, alike for R, G and B:
 # efficientnet_lite_builder.py of the TensorFlow original.
@@ -38,7 +40,7 @@ class Stage(NamedTuple):
     features: int
 
 
-STAGES = (
+LITE0_STAGES = (
     Stage(1, 3, 1, 1, 16),
     Stage(2, 3, 2, EXPANSION, 24),
     Stage(2, 5, 2, EXPANSION, 40),
@@ -47,6 +49,28 @@ STAGES = (
     Stage(4, 5, 2, EXPANSION, 192),
     Stage(1, 3, 1, EXPANSION, 320),
 )
+
+
+class Variant(NamedTuple):
+    """A size of the network.
+
+    Attributes:
+        depth: factor on the repeats of all stages but the first and the last, rounded up.
+        input_size: pixels a side that it was trained on.
+    """
+
+    depth: float
+    input_size: int
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        first, *between, last = LITE0_STAGES
+        deeper = [one._replace(repeats=math.ceil(self.depth * one.repeats)) for one in between]
+        return (first, *deeper, last)
+
+
+# efficientnet_lite_builder.py of the original; from the third on they grow in width too
+VARIANTS = {"lite0": Variant(1.0, 224), "lite1": Variant(1.1, 240)}
 
 
 def _same_padding(size: int, kernel_size: int, stride: int) -> tuple[int, int, int]:
@@ -204,14 +228,19 @@ class InvertedBottleneck(nnx.Module):
         return outputs + inputs if self.is_residual else outputs
 
 
-class EfficientNetLite0(nnx.Module):
-    """EfficientNet-Lite0, batch norms folded away: 4.6 M parameters, 385 M multiply-adds."""
+class EfficientNetLite(nnx.Module):
+    """EfficientNet-Lite, batch norms folded away.
 
-    def __init__(self, num_classes: int = NUM_CLASSES, *, rngs: nnx.Rngs):
+    Args:
+        variant: ``lite0``, 4.6 M parameters and 385 M multiply-adds, or ``lite1``, 5.4 M and 600 M.
+    """
+
+    def __init__(self, variant: str = "lite0", num_classes: int = NUM_CLASSES, *, rngs: nnx.Rngs):
+        self.plan = VARIANTS[variant].stages
         self.stem = Stem(STEM_FEATURES, rngs)
         blocks = []
         features = STEM_FEATURES
-        for stage in STAGES:
+        for stage in self.plan:
             for position in range(stage.repeats):
                 blocks.append(
                     InvertedBottleneck(
@@ -228,17 +257,33 @@ class EfficientNetLite0(nnx.Module):
         self.head = Pointwise(features, HEAD_FEATURES, rngs)
         self.classifier = Pointwise(HEAD_FEATURES, num_classes, rngs)
 
-    def features(self, images: Array) -> Array:
-        """The pooled last activations. images: (n, 224, 224, 3) in [-1, 1]. Returns (n, 1280)."""
+    def stages(self, images: Array) -> dict[str, Array]:
+        """What each of the seven stages ends with: "stage1" (n, H/2, W/2, 16) and so on.
+
+        images: (n, H, W, 3) in [-1, 1].
+        """
         pixels = (images + 1.0) * 127.5
         hidden = jax.nn.relu6(self.stem((pixels - MEAN_PIXEL) / STDDEV_PIXEL))
-        for block in self.blocks:
-            hidden = block(hidden)
-        return jnp.mean(jax.nn.relu6(self.head(hidden)), axis=(1, 2))
+        blocks = iter(self.blocks)
+        ends = {}
+        for number, stage in enumerate(self.plan, 1):
+            for block in itertools.islice(blocks, stage.repeats):
+                hidden = block(hidden)
+            ends[f"stage{number}"] = hidden
+        return ends
+
+    def features(self, images: Array) -> Array:
+        """The pooled last activations. images: (n, H, W, 3) in [-1, 1]. Returns (n, 1280)."""
+        return self.pool(self.stages(images)[f"stage{len(self.plan)}"])
+
+    def pool(self, last: Array) -> Array:
+        """The head: what the last stage ends with (n, H/32, W/32, 320) to features (n, 1280)."""
+        return jnp.mean(jax.nn.relu6(self.head(last)), axis=(1, 2))
 
     def __call__(self, images: Array) -> Array:
         """Class logits, before any temperature.
 
-        images: (n, 224, 224, 3) RGB in [-1, 1]; other sizes work, worse. Returns (n, num_classes).
+        images: (n, H, W, 3) RGB in [-1, 1]; other sizes than the variant's work, worse. Returns
+        (n, num_classes).
         """
         return self.classifier(self.features(images))

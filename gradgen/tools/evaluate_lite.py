@@ -1,11 +1,11 @@
-"""Measures lite0's accuracy and calibration, and writes them into its card. For developers only.
+"""Measures the accuracy and calibration of lite0 or lite1, for its card. For developers only.
 
-    python -m gradgen.tools.evaluate_lite0 --photos ../shared/data/imagenet-samples \
+    python -m gradgen.tools.evaluate_lite lite0 --photos ../shared/data/imagenet-samples \
         --tiny ../shared/data/tiny-imagenet --write
 
 Photos are files named <synset>_<name>.jpg; `--tiny` is a folder with `classes.txt` and `val.npz`
 (Tiny ImageNet's validation images, 64 x 64). Two situations are measured: photographs cropped as
-the original's authors do, and 64 x 64 pictures enlarged to 224 x 224 by the loaded classifier,
+the original's authors do, and 64 x 64 pictures enlarged by the loaded classifier,
 which is how it judges the pictures of tiny64. The temperature that would fit best is reported and
 not applied: see the card.
 """
@@ -23,11 +23,12 @@ import numpy as np
 from PIL import Image
 
 from gradgen import runtime
+from gradgen.tools.convert_lite import SOURCES
 
-CROP_PADDING = 32  # the original evaluates the central 224/(224 + 32) of the shorter side
+CROP_PADDING = 32  # the original evaluates the central size/(size + 32) of the shorter side
 BATCH_SIZE = 25
 COMMAND = (
-    "python -m gradgen.tools.evaluate_lite0 --photos ../shared/data/imagenet-samples "
+    "python -m gradgen.tools.evaluate_lite {variant} --photos ../shared/data/imagenet-samples "
     "--tiny ../shared/data/tiny-imagenet --write"
 )
 
@@ -101,6 +102,7 @@ def metrics(logits: np.ndarray, indices: np.ndarray, temperature: float) -> dict
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("variant", choices=list(SOURCES))
     parser.add_argument("--photos", type=Path, required=True)
     parser.add_argument("--tiny", type=Path, required=True)
     parser.add_argument("--write", action="store_true", help="put the figures into the card")
@@ -111,7 +113,7 @@ def main() -> None:
     from gradgen.training.classifier import fit_temperature
     from gradgen.weights.store import read_card, weights_dir, write_card
 
-    classifier = load_classifier("lite0")
+    classifier = load_classifier(arguments.variant)
     photos, photo_indices = read_photos(arguments.photos)
     size = int(classifier.card["input_size"])
     cropped = np.stack([np.asarray(original_crop(photo, size)) for photo in photos])
@@ -145,8 +147,9 @@ def main() -> None:
     }
     print(json.dumps(figures, indent=2))
     if arguments.write:
-        folder = weights_dir() / "lite0"
-        write_card(folder, {**read_card(folder), "metrics": {"command": COMMAND, **figures}})
+        folder = weights_dir() / arguments.variant
+        command = COMMAND.format(variant=arguments.variant)
+        write_card(folder, {**read_card(folder), "metrics": {"command": command, **figures}})
 
 
 if __name__ == "__main__":

