@@ -48,6 +48,14 @@ def train(
         float, typer.Option(help="Peak rate of the classifier; with --from, try 0.03.")
     ] = 0.1,
     generator_rate: Annotated[float, typer.Option(help="Peak rate of the generator.")] = 4e-4,
+    lite0: Annotated[
+        bool,
+        typer.Option(
+            "--lite0/--no-lite0",
+            help="Let critics and feature loss look at lite0's features too: far better pictures, "
+            "steps twice as long; lite0 cannot be an independent judge of them then.",
+        ),
+    ] = False,
     likelihood_weight: Annotated[
         float, typer.Option(help="The weight that the card recommends for pictures.")
     ] = 8.0,
@@ -68,6 +76,8 @@ def train(
     runtime.configure()
     import jax
 
+    from gradgen.catalog import find_weights
+    from gradgen.embedded import load_lite_module
     from gradgen.training import adversarial, classifier, export, preview, warmstart
     from gradgen.training import data as datasets
     from gradgen.training.whitening import code_statistics, fit_whitening, whiten
@@ -156,8 +166,9 @@ def train(
             folder / "checkpoints" / "generator.msgpack",
             _reporter(bar.update, generator_settings.minutes, generator_settings.batch_size),
             start=networks,
+            lite0=load_lite_module(find_weights("lite0", "classifier")) if lite0 else None,
         )
-    record["generator"] = {**dataclasses.asdict(generator_settings), **facts}
+    record["generator"] = {**dataclasses.asdict(generator_settings), "lite0": lite0, **facts}
     metrics |= export.measure_generator(encoder, generator, discriminator, whitening, val, seed)
     export.export_bundle(
         folder,

@@ -2,9 +2,9 @@
 
 Dosovitskiy & Brox 2016: the generator inverts the encoder's codes under a loss in image space, in
 the encoder's features and against a discriminator. Here most of the opposition comes from critics
-on the encoder's features (:mod:`gradgen.training.critics`), and half of what they see is g(z) with
-z ~ N(0, I), since that is where the sampler will go. The discriminator on pixels, which scores
-pictures later, sees a few of the pictures only: what is left to it is what the encoder overlooks.
+on frozen networks' features (:mod:`gradgen.training.critics`), and half of what they see is g(z)
+with z ~ N(0, I), since that is where the sampler will go. The discriminator on pixels, which scores
+pictures later, sees a few of the pictures only: what is left to it is what the others overlook.
 """
 
 from __future__ import annotations
@@ -21,13 +21,22 @@ import optax
 from flax import nnx
 from jax import Array
 
+from gradgen.models.efficientnet import EfficientNetLite
 from gradgen.models.tiny64 import Discriminator, Encoder, Generator
-from gradgen.training.critics import Critics, fit_scale, standardise
+from gradgen.networks import resize
+from gradgen.training.critics import (
+    ENCODER_LAYERS,
+    LITE0_LAYERS,
+    LITE0_SIZE,
+    Critics,
+    fit_scale,
+    standardise,
+)
 from gradgen.training.data import Dataset, batches
 from gradgen.training.loop import cosine, ema_update, fit, flip_at_random, to_images
 from gradgen.training.whitening import Whitening
 
-FEATURE_LAYERS = ("conv3", "conv4", "fc6")
+FEATURE_LAYERS = ("conv3", "conv4", "fc6", "stage5", "stage7")  # the last two are lite0's
 NETWORKS = ("generator", "discriminator", "critics")
 EXAMPLES = 512  # real images whose features set the critics' scale
 # steps of the finite differences: in units of the images' half range, of features' deviations
@@ -44,6 +53,8 @@ class GeneratorSettings:
             each step: with all of them it would take as long as everything else together.
         image_weight: of the mean absolute error of pixels.
         feature_weight: of the layers' mean absolute errors, each divided by the layer's mean size.
+        class_weight: of the Kullback-Leibler divergence of lite0's classes of a reconstruction from
+            those of its photograph; only where lite0 looks on.
         code_weight: of the mean squared gap between z ~ N(0, I) and the encoder's code of g(z):
             what the feature loss asks of photographs, for codes that no photograph has.
         adversarial_weight: of -log sigmoid of the critics' logits for g(z).
@@ -62,11 +73,12 @@ class GeneratorSettings:
     learning_rate: float = 4e-4
     critic_rate: float = 1e-3
     discriminator_rate: float = 2e-4
-    image_weight: float = 0.5
-    feature_weight: float = 0.33
+    image_weight: float = 0.3
+    feature_weight: float = 0.25
+    class_weight: float = 0.15
     code_weight: float = 0.3
     adversarial_weight: float = 3.0
-    discriminator_weight: float = 0.3
+    discriminator_weight: float = 1.5
     adversarial_growth: float = 0.05
     critic_penalty: float = 0.05
     penalty: float = 0.05
@@ -83,6 +95,7 @@ def train_generator(
     checkpoint: Path,
     on_report: Callable[[int, float, float, dict[str, float]], None] | None = None,
     start: tuple[Generator, Discriminator] | None = None,
+    lite0: EfficientNetLite | None = None,
 ) -> tuple[Generator, Discriminator, dict[str, Any]]:
     """Train both; returns the generator with averaged weights, the discriminator, what was done.
 
@@ -90,14 +103,16 @@ def train_generator(
         encoder: trained, its norms folded.
         whitening: from fc6 to codes z that are N(0, I) in mean and covariance.
         start: begin with these weights rather than at random.
+        lite0: a second network whose features the critics and the feature loss look at.
     """
+    layers = ENCODER_LAYERS if lite0 is None else LITE0_LAYERS
     code_size = whitening.kernel.shape[1]
     dtype = jnp.dtype(settings.precision)
     rngs = nnx.Rngs(settings.seed)
     if start is None:
         start = Generator(code_size, rngs=rngs), Discriminator(rngs=rngs)
     graphs, states = {}, {}
-    networks = (*start, Critics(code_size, rngs=rngs))
+    networks = (*start, Critics(layers, code_size, rngs=rngs))
     for name, module in zip(NETWORKS, networks, strict=True):
         graphs[name], states[name] = nnx.split(module)
     params = {name: nnx.to_pure_dict(state) for name, state in states.items()}
@@ -114,15 +129,26 @@ def train_generator(
         "average": kept,
         "optimizer": {name: optimizer.init(params[name]) for name in NETWORKS},
     }
-    encoder_graph, encoder_state = nnx.split(encoder)
-    stride = -(-len(train) // EXAMPLES)
-    examples = encoder(to_images(jnp.asarray(train.images[::stride])), depth=6)
+    viewers, viewer_state = nnx.split((encoder, lite0))
+
+    def view(frozen: Any, images: Array) -> dict[str, Array]:
+        """The features that critics and losses look at, by layer."""
+        encoder, lite0 = nnx.merge(viewers, frozen["viewers"])
+        acts = encoder(images.astype(dtype), depth=6)
+        if lite0 is not None:
+            acts |= lite0.stages(resize(images.astype(dtype), LITE0_SIZE))
+            logits = lite0.classifier(lite0.pool(acts["stage7"])).astype(jnp.float32)
+            acts["log_p"] = jax.nn.log_softmax(logits)
+        return acts
+
     frozen = {
-        "encoder": encoder_state,
+        "viewers": viewer_state,
         "mean": jnp.asarray(whitening.mean),
         "kernel": jnp.asarray(whitening.kernel),
-        "scale": fit_scale(examples),
     }
+    stride = -(-len(train) // EXAMPLES)
+    examples = jax.jit(view)(frozen, to_images(jnp.asarray(train.images[::stride])))
+    frozen["scale"] = fit_scale(examples, layers)
 
     def run(name: str, params: Any, *inputs: Any) -> Any:
         module = nnx.merge(graphs[name], states[name], copy=True)
@@ -131,9 +157,6 @@ def train_generator(
 
     def discriminate(params: Any, images: Array) -> Array:
         return run("discriminator", params, images.astype(dtype)).astype(jnp.float32)
-
-    def encode(frozen: Any, images: Array) -> dict[str, Array]:
-        return nnx.merge(encoder_graph, frozen["encoder"])(images.astype(dtype), depth=6)
 
     def whiten(frozen: Any, fc6: Array) -> Array:
         return (fc6.astype(jnp.float32) - frozen["mean"]) @ frozen["kernel"]
@@ -155,13 +178,18 @@ def train_generator(
         adversarial_weight: Array,
     ) -> tuple[Array, tuple[Array, dict[str, Array], dict[str, Array]]]:
         fakes = run("generator", params, z.astype(dtype))
-        found = encode(frozen, fakes)
+        found = view(frozen, fakes)
         pixel = _mean_gap(fakes[: len(images)], images.astype(dtype))
         gaps = {
             name: _mean_gap(found[name][: len(images)], acts) / (_mean_size(acts) + 1e-6)
             for name, acts in real.items()
             if name in FEATURE_LAYERS
         }
+        misnamed = jnp.float32(0)
+        if lite0 is not None:
+            named = real["log_p"]
+            gap = named - found["log_p"][: len(images)]
+            misnamed = jnp.sum(jnp.exp(named) * gap, axis=-1).mean()
         code_gap = jnp.mean((whiten(frozen, found["fc6"]) - z)[len(images) :] ** 2)
         verdicts = judge(opponents["critics"], frozen, found, z)
         on_pixels = discriminate(opponents["discriminator"], few_from_prior(fakes))
@@ -169,11 +197,14 @@ def train_generator(
         loss = (
             settings.image_weight * pixel
             + settings.feature_weight * sum(gaps.values())
+            + settings.class_weight * misnamed
             + settings.code_weight * code_gap
             + adversarial_weight * fooled
             + settings.discriminator_weight * jax.nn.softplus(-on_pixels).mean()
         )
         figures = {"pixels": pixel, "fc6": gaps["fc6"], "codes": code_gap, "fooled": fooled}
+        if lite0 is not None:
+            figures["classes"] = misnamed
         return loss, (fakes, found, figures)
 
     def critics_loss(
@@ -215,7 +246,7 @@ def train_generator(
         key = jax.random.fold_in(jax.random.key(settings.seed + 1), state["step"])
         flip_key, prior_key, critics_key, noise_key = jax.random.split(key, 4)
         images = flip_at_random(flip_key, to_images(pixels))
-        real = encode(frozen, images)
+        real = view(frozen, images)
         codes = whiten(frozen, real["fc6"])
         prior = jax.random.normal(prior_key, (settings.prior_batch, code_size))
         z = jnp.concatenate([codes, prior])

@@ -1,13 +1,15 @@
-"""Critics on a frozen encoder's features, for the generator's training only.
+"""Critics on the features of frozen networks, for the generator's training only.
 
 Sauer et al. 2021 ("Projected GANs converge faster"): a discriminator that looks at the features of
 a trained network learns in a fraction of the steps that one on pixels takes. Here the network is
-the encoder, whose features the feature loss computes anyway. Each critic's verdict depends on the
+the encoder, whose features the feature loss computes anyway, and, when wanted, lite0, which has
+seen all of ImageNet at a larger size. Each critic's verdict depends on the
 code too (projection discriminator: Miyato & Koyama 2018): is this a picture, and one of this code?
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -20,7 +22,7 @@ SLOPE = 0.2
 
 
 class Layer(NamedTuple):
-    """A layer of the encoder that a critic looks at.
+    """A layer of a network that a critic looks at.
 
     Attributes:
         features: its channels.
@@ -33,11 +35,21 @@ class Layer(NamedTuple):
     width: int
 
 
-LAYERS = {
+ENCODER_LAYERS = {
     "conv1": Layer(32, 2, 96),
     "conv2": Layer(64, 1, 96),
     "conv3": Layer(128, 0, 96),
     "conv4": Layer(256, 0, 192),
+}
+# with lite0 at LITE0_SIZE, its features stand for the encoder's coarser ones
+LITE0_SIZE = 128
+LITE0_LAYERS = {
+    "conv1": ENCODER_LAYERS["conv1"],
+    "conv2": ENCODER_LAYERS["conv2"],
+    "stage2": Layer(24, 2, 96),
+    "stage3": Layer(40, 1, 96),
+    "stage5": Layer(112, 0, 96),
+    "stage7": Layer(320, 0, 192),
 }
 
 
@@ -73,9 +85,9 @@ class Critic(nnx.Module):
 class Critics(nnx.Module):
     """One critic a layer."""
 
-    def __init__(self, code_size: int, *, rngs: nnx.Rngs):
+    def __init__(self, layers: dict[str, Layer], code_size: int, *, rngs: nnx.Rngs):
         self.critics = nnx.Dict(
-            {name: Critic(layer, code_size, rngs=rngs) for name, layer in LAYERS.items()}
+            {name: Critic(layer, code_size, rngs=rngs) for name, layer in layers.items()}
         )
 
     def __call__(self, features: dict[str, Array], codes: Array) -> list[Array]:
@@ -90,19 +102,19 @@ class Scale(NamedTuple):
     std: dict[str, Array]
 
 
-def fit_scale(examples: dict[str, Array]) -> Scale:
-    """The scale of the encoder's features of some real images, by layer."""
+def fit_scale(examples: dict[str, Array], layers: Iterable[str]) -> Scale:
+    """The scale of the layers' features of some real images."""
     axes = (0, 1, 2)
     return Scale(
-        {name: examples[name].mean(axes) for name in LAYERS},
+        {name: examples[name].mean(axes) for name in layers},
         # a unit that no example wakes must not grow without bound
-        {name: examples[name].std(axes) + 1e-3 for name in LAYERS},
+        {name: examples[name].std(axes) + 1e-3 for name in layers},
     )
 
 
 def standardise(features: dict[str, Array], scale: Scale) -> dict[str, Array]:
     """What the critics look at: each channel with mean 0 and deviation 1 on real images."""
     return {
-        name: (features[name].astype(jnp.float32) - scale.mean[name]) / scale.std[name]
-        for name in LAYERS
+        name: (features[name].astype(jnp.float32) - mean) / scale.std[name]
+        for name, mean in scale.mean.items()
     }

@@ -74,10 +74,11 @@ def untrained(tmp_path_factory):
     return folder
 
 
-def test_a_generator_is_trained_under_a_classifier_that_is_kept(untrained, tmp_path):
+@pytest.mark.parametrize("extra", [[], pytest.param(["--lite0"], marks=pytest.mark.slow)])
+def test_a_generator_is_trained_under_a_classifier_that_is_kept(untrained, tmp_path, extra):
     arguments = ["train", str(untrained / "data"), "--from", str(untrained / "bundle"),
                  "--stage", "generator", "--out", str(tmp_path / "mine"), "--minutes", "0.001",
-                 "--batch-size", "16", "--likelihood-weight", "4"]  # fmt: skip
+                 "--batch-size", "16", "--likelihood-weight", "4", *extra]  # fmt: skip
     assert main(arguments) == 0
     before, after = (
         json.loads((folder / "card.json").read_text())
@@ -89,6 +90,7 @@ def test_a_generator_is_trained_under_a_classifier_that_is_kept(untrained, tmp_p
     assert after["metrics"]["val_top1"] == 0.5 and after["metrics"]["discriminator_auc"] > 0
     assert after["training"]["from"]["files"] == before["files"]
     assert after["training"]["generator"]["minutes"] == 0.001
+    assert after["training"]["generator"]["lite0"] == bool(extra)
     assert "classifier" not in after["training"]
     assert after["recommended"] == {"likelihood_weight": 4.0}
 
