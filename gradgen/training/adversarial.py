@@ -219,13 +219,8 @@ def train_generator(
         }
         seen = {name: jnp.concatenate([real[name], noisy[name], fake[name]]) for name in real}
         verdicts = run("critics", params, seen, jnp.concatenate([z[:count], z[:some], z]))
-        contest = penalty = jnp.float32(0)
-        for logits in verdicts:
-            on_real, on_noisy, on_fake = jnp.split(logits, [count, count + some])
-            contest += jax.nn.softplus(-on_real).mean() + jax.nn.softplus(on_fake).mean()
-            slope = (on_noisy - on_real[:some]).sum(1) / FEATURE_SIGMA
-            penalty += jnp.mean(slope**2) / logits.shape[1]
-        contest, penalty = contest / len(verdicts), penalty / len(verdicts)
+        each = [_contest_and_slope(logits, count, some, FEATURE_SIGMA) for logits in verdicts]
+        contest, penalty = (sum(figures) / len(verdicts) for figures in zip(*each, strict=True))
         return contest + 0.5 * settings.critic_penalty * penalty, contest
 
     def discriminator_loss(
@@ -233,10 +228,8 @@ def train_generator(
     ) -> tuple[Array, Array]:
         some = images[: (len(images) + 1) // 2]
         noisy = some + PIXEL_SIGMA * jax.random.normal(key, some.shape)
-        logits = discriminate(params, jnp.concatenate([images, noisy, fakes]))
-        on_real, on_noisy, on_fake = jnp.split(logits, [len(images), len(images) + len(some)])
-        penalty = jnp.mean(((on_noisy - on_real[: len(some)]) / PIXEL_SIGMA) ** 2)
-        contest = jax.nn.softplus(-on_real).mean() + jax.nn.softplus(on_fake).mean()
+        logits = discriminate(params, jnp.concatenate([images, noisy, fakes]))[:, None]
+        contest, penalty = _contest_and_slope(logits, len(images), len(some), PIXEL_SIGMA)
         return contest + 0.5 * settings.penalty * penalty, contest
 
     @jax.jit
@@ -311,6 +304,18 @@ def train_generator(
         "prior_passes": steps * settings.prior_batch,
     }
     return generator, discriminator, facts
+
+
+def _contest_and_slope(logits: Array, count: int, some: int, sigma: float) -> tuple[Array, Array]:
+    """The logistic loss, and the squared slope along a random direction on real pictures.
+
+    logits: (pictures, places), of ``count`` real pictures, of ``some`` of them again with noise of
+    deviation sigma, and of fakes.
+    """
+    on_real, on_noisy, on_fake = jnp.split(logits, [count, count + some])
+    contest = jax.nn.softplus(-on_real).mean() + jax.nn.softplus(on_fake).mean()
+    slope = (on_noisy - on_real[:some]).sum(1) / sigma
+    return contest, jnp.mean(slope**2) / logits.shape[1]
 
 
 def _mean_gap(a: Array, b: Array) -> Array:
