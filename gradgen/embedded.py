@@ -15,7 +15,7 @@ from jax import Array
 from gradgen.errors import GradgenError
 from gradgen.labels import Labels, imagenet_labels
 from gradgen.models import efficientnet, tiny64
-from gradgen.models.layers import prepare_for_inference
+from gradgen.models.winograd import prepare_for_inference
 from gradgen.networks import (
     Bundle,
     Classifier,
@@ -68,9 +68,8 @@ def load_embedded_bundle(folder: Path) -> Bundle:
         raise GradgenError(f"{folder / 'card.json'} lacks {missing}; restore the file") from None
 
     modules = load_modules(folder, len(labels), code_size)
-    if jax.default_backend() == "cpu":  # accelerators' libraries do this themselves
-        for module in modules:
-            prepare_for_inference(module)
+    for module in modules:
+        prepare_for_inference(module)
     encoder_graph, encoder_params = nnx.split(modules.encoder)
     generator_graph, generator_params = nnx.split(modules.generator)
     critic_graph, critic_params = nnx.split(modules.discriminator)

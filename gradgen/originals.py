@@ -20,6 +20,7 @@ from jax import Array
 
 from gradgen.catalog import ORIGINALS
 from gradgen.models import caffenet, dcgan, googlenet
+from gradgen.models.winograd import prepare_for_inference
 from gradgen.networks import (
     Bundle,
     Classifier,
@@ -129,7 +130,9 @@ def _load(name: str) -> tuple[Any, Params, str, dict[str, Any]]:
     """(graph, parameters, SHA-256, card) of a converted network."""
     folder = require(name)
     path = folder / WEIGHTS_FILE
-    graph, params = nnx.split(load_module(path, architecture(name).abstract()))
+    module = load_module(path, architecture(name).abstract())
+    prepare_for_inference(module)
+    graph, params = nnx.split(module)
     return graph, params, file_sha256(path), read_card(folder)
 
 

@@ -16,9 +16,10 @@ from flax import nnx
 from jax import Array, lax
 
 from gradgen.models.layers import convolve, dense, space_to_depth
+from gradgen.models.winograd import Preparable
 
 
-class Conv(nnx.Module):
+class Conv(Preparable):
     """Convolution with bias; ``kernel`` (k, k, c_in / groups, c_out).
 
     Args:
@@ -40,6 +41,7 @@ class Conv(nnx.Module):
         self.kernel = nnx.Param(_he(rngs, shape))
         self.bias = nnx.Param(jnp.zeros(features_out))
         self.stride, self.padding, self.groups = stride, padding, groups
+        self.winograd = nnx.data(None)
 
     def __call__(self, images: Array) -> Array:
         kernel, stride, padding = self.kernel[...], self.stride, self.padding
@@ -47,13 +49,20 @@ class Conv(nnx.Module):
             return strided_convolution(images, kernel, stride, padding) + self.bias[...]
         # XLA's CPU back end is slow at groups, backward above all
         inputs = jnp.split(images, self.groups, axis=-1)
-        kernels = jnp.split(kernel, self.groups, axis=-1)
-        margins = ((padding,) * 2,) * 2
-        outputs = [convolve(*pair, margins) for pair in zip(inputs, kernels, strict=True)]
+        if self.winograd is not None and self.is_prepared_for(images):
+            outputs = [group(part) for group, part in zip(self.winograd, inputs, strict=True)]
+        else:
+            kernels = jnp.split(kernel, self.groups, axis=-1)
+            margins = ((padding,) * 2,) * 2
+            outputs = [convolve(*pair, margins) for pair in zip(inputs, kernels, strict=True)]
         return jnp.concatenate(outputs, axis=-1) + self.bias[...]
 
+    def same_size_kernels(self) -> list[Array]:
+        same = self.kernel.shape[:2] == (3, 3) and self.stride == self.padding == 1
+        return jnp.split(self.kernel[...], self.groups, axis=-1) if same else []
 
-class Deconv(nnx.Module):
+
+class Deconv(Preparable):
     """Caffe's Deconvolution k3 s1 or k4 s2 p1: side s (H - 1) + k - 2 p; ``kernel`` (k, k, c_in,
     c_out).
 
@@ -75,14 +84,21 @@ class Deconv(nnx.Module):
         self.kernel = nnx.Param(_he(rngs, shape) * stride)
         self.bias = nnx.Param(jnp.zeros(features_out))
         self.stride, self.padding = stride, padding
+        self.winograd = nnx.data(None)
 
     def __call__(self, images: Array) -> Array:
         kernel, margin = self.kernel[...], self.kernel.shape[0] - 1 - self.padding
-        if self.stride == 1:
+        if self.winograd is not None and self.is_prepared_for(images):
+            outputs = self.winograd[0](images)
+        elif self.stride == 1:
             outputs = convolve(images, kernel, ((margin,) * 2,) * 2)
         else:
             outputs = doubling_convolution(images, kernel)
         return outputs + self.bias[...]
+
+    def same_size_kernels(self) -> list[Array]:
+        same = self.kernel.shape[:2] == (3, 3) and self.stride == self.padding == 1
+        return [self.kernel[...]] if same else []
 
 
 def strided_convolution(images: Array, kernel: Array, stride: int, padding: int) -> Array:

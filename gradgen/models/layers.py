@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array, lax
 
+from gradgen.models.winograd import Preparable
+
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
@@ -61,68 +63,6 @@ def conv2d(images: Array, kernel: Array) -> Array:
     """:func:`convolve` with zero padding to the same size, for kernels of odd size."""
     margins = [(size // 2,) * 2 for size in kernel.shape[:2]]
     return convolve(images, kernel, (margins[0], margins[1]))
-
-
-# of Winograd's F(2 x 2, 3 x 3); Lavin & Gray 2016, section 4.1
-FEWEST_PICTURES = 8  # with fewer, the matrix products are too small to be fast
-KERNEL_TRANSFORM = ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0))
-
-
-def winograd_kernels(kernel: Array) -> Array:
-    """(3, 3, c_in, c_out) -> (16, c_in, c_out): what :func:`winograd` multiplies patches with."""
-    transform = jnp.asarray(KERNEL_TRANSFORM, kernel.dtype)
-    transformed = jnp.einsum("ai,bj,ijcd->abcd", transform, transform, kernel)
-    return transformed.reshape(16, *kernel.shape[2:])
-
-
-def _winograd(images: Array, kernels: Array) -> Array:
-    n, height, width, features = images.shape
-
-    def transformed(array: Array, axis: int, size: int) -> tuple[Array, ...]:
-        """Of the four pixels of each patch along an axis; patches overlap by two."""
-        a, b, c, d = (lax.slice_in_dim(array, i, i + size - 1, 2, axis) for i in range(4))
-        return a - c, b + c, c - b, b - d
-
-    def back(a: Array, b: Array, c: Array, d: Array) -> tuple[Array, Array]:
-        return a + b + c, b - c - d
-
-    padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    patches = [
-        patch.reshape(-1, features)
-        for row in transformed(padded, 1, height)
-        for patch in transformed(row, 2, width)
-    ]
-    products = jnp.einsum("pnc,pcd->pnd", jnp.stack(patches), kernels)
-    columns = [back(*products[j::4]) for j in range(4)]
-    pixels = [jnp.stack(back(*row), 1) for row in zip(*columns, strict=True)]
-    shape = (n, height // 2, width // 2, 2, 2, kernels.shape[-1])
-    tiles = jnp.stack(pixels, 1).reshape(shape)
-    return tiles.transpose(0, 1, 3, 2, 4, 5).reshape(n, height, width, -1)
-
-
-@jax.custom_vjp
-def winograd(images: Array, forward: Array, backward: Array) -> Array:
-    """:func:`conv2d` with a 3 x 3 kernel, with 16 multiplications for every 36 of its.
-
-    Winograd's F(2 x 2, 3 x 3), Lavin & Gray 2016: each 4 x 4 patch and the kernel are transformed
-    so that 2 x 2 outputs take 16 products; those of all patches are 16 matrix products.
-
-    images: (n, H, W, c_in), H and W even. forward: :func:`winograd_kernels` of the kernel;
-    backward: of the flipped kernel with channels swapped. The gradient is with respect to the
-    images alone: the kernels count as constants.
-    """
-    return _winograd(images, forward)
-
-
-def _winograd_forward(images: Array, forward: Array, backward: Array) -> tuple[Array, Array]:
-    return _winograd(images, forward), backward
-
-
-def _winograd_backward(backward: Array, cotangent: Array) -> tuple[Array, None, None]:
-    return _winograd(cotangent, backward), None, None
-
-
-winograd.defvjp(_winograd_forward, _winograd_backward)
 
 
 @jax.custom_vjp
@@ -235,7 +175,7 @@ def _column_means(rows: Array) -> Array:
     return jnp.dot(ones, rows, preferred_element_type=jnp.float32)[0] / rows.shape[0]
 
 
-class Affine(nnx.Module):
+class Affine(Preparable):
     """A convolution (``kernel_size`` odd, stride 1) or, with size 0, a dense layer; then a bias.
 
     In training a batch norm may follow; :func:`fold_batch_norm` merges it into kernel and bias,
@@ -268,8 +208,8 @@ class Affine(nnx.Module):
 
     def __call__(self, inputs: Array) -> Array:
         kernel = self.kernel[...].astype(inputs.dtype)
-        if self.winograd is not None and _fits_winograd(inputs):
-            outputs = winograd(inputs, *(kernels[...] for kernels in self.winograd))
+        if self.winograd is not None and self.is_prepared_for(inputs):
+            outputs = self.winograd[0](inputs)
         elif kernel.ndim == 4:
             outputs = conv2d(inputs, kernel)
         else:
@@ -278,29 +218,8 @@ class Affine(nnx.Module):
             return self.norm(outputs)
         return outputs + per_channel(self.bias[...], outputs)
 
-
-class Constant(nnx.Variable):
-    """Made from parameters, once."""
-
-
-def _fits_winograd(images: Array) -> bool:
-    """Whether :func:`winograd` can take the images, and gains by it."""
-    n, height, width, _ = images.shape
-    even = height % 2 == 0 and width % 2 == 0
-    return images.dtype == jnp.float32 and even and n >= FEWEST_PICTURES
-
-
-def prepare_for_inference(module: nnx.Module) -> None:
-    """Transform the kernels of 3 x 3 convolutions for :func:`winograd`, in place.
-
-    A module so prepared cannot be trained: its kernels' gradients are zero.
-    """
-    for _, layer in nnx.iter_modules(module):
-        if isinstance(layer, Affine) and layer.kernel.shape[:-2] == (3, 3):
-            kernel = layer.kernel[...]
-            flipped = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
-            pair = [Constant(winograd_kernels(one)) for one in (kernel, flipped)]
-            layer.winograd = nnx.List(pair)
+    def same_size_kernels(self) -> list[Array]:
+        return [self.kernel[...]] if self.kernel.shape[:-2] == (3, 3) else []
 
 
 def fold_batch_norm(module: nnx.Module) -> None:

@@ -11,7 +11,7 @@ from jax import lax
 
 from gradgen.models import layers
 from gradgen.models.caffe_layers import doubling_convolution, max_pool, strided_convolution
-from gradgen.models.layers import LAYOUT, Residual, dense, leaky_relu, pointwise
+from gradgen.models.layers import LAYOUT, dense, leaky_relu, pointwise
 
 
 @pytest.fixture
@@ -173,32 +173,3 @@ def same_function(ours, theirs, inputs):
     gradients = [jax.grad(lambda x, f=f: jnp.sum(jnp.sin(f(x))))(inputs) for f in (ours, theirs)]
     scale = float(np.abs(gradients[1]).max())
     np.testing.assert_allclose(*gradients, atol=3e-5 * scale)
-
-
-@pytest.mark.parametrize(("height", "width"), [(4, 4), (8, 6)])
-def test_winograd_is_the_convolution_in_value_and_in_the_images_gradient(rng, height, width):
-    with jax.enable_x64(True):
-        images, kernel, cotangent = (
-            jnp.asarray(rng.normal(size=shape), jnp.float64)
-            for shape in ((2, height, width, 5), (3, 3, 5, 4), (2, height, width, 4))
-        )
-        flipped = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
-        pair = layers.winograd_kernels(kernel), layers.winograd_kernels(flipped)
-        ours, pull_ours = jax.vjp(lambda x: layers.winograd(x, *pair), images)
-        theirs, pull_theirs = jax.vjp(lambda x: layers.conv2d(x, kernel), images)
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-13)
-        np.testing.assert_allclose(pull_ours(cotangent)[0], pull_theirs(cotangent)[0], atol=1e-13)
-
-
-def test_a_prepared_module_computes_what_it_did(rng):
-    module = Residual(16, rngs=nnx.Rngs(0))
-    plain = nnx.clone(module)
-    layers.prepare_for_inference(module)
-    for count, changes in ((8, True), (2, False)):
-        images = array(rng, count, 8, 8, 16)
-        found, expected = module(images), plain(images)
-        # float32: sums of 144 products, in another order
-        np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5)
-        assert bool((found != expected).any()) == changes, "few pictures are not worth it"
-    odd = array(rng, 8, 7, 8, 16)
-    np.testing.assert_array_equal(module(odd), plain(odd))
