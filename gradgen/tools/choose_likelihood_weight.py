@@ -3,9 +3,8 @@
 For each weight, short MALA chains of several classes: `python -m
 gradgen.tools.choose_likelihood_weight --write`. The smallest weight wins at whose samples the
 bundle's own calibrated classifier gives the class more than even odds (mean log-probability above
-log 1/2): closest to the posterior among those whose pictures are of the class. What lite0 makes of
-them, a network that has no part in the sampling, stands beside it; tiny64's samples are at chance
-for it (log 1/1000 = -6.9) whatever the weight, so that it cannot choose.
+log 1/2): closest to the posterior among those whose pictures are of the class. What the judge makes
+of them, a network that has no part in training and sampling, stands beside it.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from jax import Array  # noqa: E402
 
 from gradgen.bundle import load_bundle, load_classifier  # noqa: E402
 from gradgen.catalog import find_weights  # noqa: E402
+from gradgen.evaluation.compare import JUDGE  # noqa: E402
 from gradgen.inference import Evaluation, SamplerSettings, run_chains  # noqa: E402
 from gradgen.networks import Bundle  # noqa: E402
 from gradgen.target import make_target  # noqa: E402
@@ -41,7 +41,7 @@ def measure(bundle: Bundle, weight: float, budget: int, chains: int, seed: int) 
     """Samples of all classes at one weight, under both classifiers."""
     labels = [bundle.classifier.labels.find(name) for name in CLASSES]
     own = jnp.repeat(jnp.array([label.index for label in labels]), chains)
-    judge = load_classifier("lite0")
+    judge = load_classifier(JUDGE)
     theirs = np.repeat([judge.labels.find(label.synset).index for label in labels], chains)
     target = make_target(bundle, likelihood_weight=weight)
     evaluate = _evaluate_of(bundle)
@@ -56,9 +56,9 @@ def measure(bundle: Bundle, weight: float, budget: int, chains: int, seed: int) 
     return {
         "weight": weight,
         "own_log_probability": float(result.state.log_likelihood.mean()),
-        "lite0_log_probability": float(found.mean()),
-        "lite0_top1": float((rank < 1).mean()),
-        "lite0_top5": float((rank < 5).mean()),
+        "judge_log_probability": float(found.mean()),
+        "judge_top1": float((rank < 1).mean()),
+        "judge_top5": float((rank < 5).mean()),
         "acceptance": float(result.acceptance_rate.mean()),
         "step_size": float(result.step_size.mean()),
         "mean_squared_norm": float((result.state.position**2).sum(1).mean()),
