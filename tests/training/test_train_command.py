@@ -74,7 +74,7 @@ def untrained(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("extra", [[], pytest.param(["--lite0"], marks=pytest.mark.slow)])
+@pytest.mark.parametrize("extra", [["--no-lite0"], pytest.param([], marks=pytest.mark.slow)])
 def test_a_generator_is_trained_under_a_classifier_that_is_kept(untrained, tmp_path, extra):
     arguments = ["train", str(untrained / "data"), "--from", str(untrained / "bundle"),
                  "--stage", "generator", "--out", str(tmp_path / "mine"), "--minutes", "0.001",
@@ -90,7 +90,7 @@ def test_a_generator_is_trained_under_a_classifier_that_is_kept(untrained, tmp_p
     assert after["metrics"]["val_top1"] == 0.5 and after["metrics"]["discriminator_auc"] > 0
     assert after["training"]["from"]["files"] == before["files"]
     assert after["training"]["generator"]["minutes"] == 0.001
-    assert after["training"]["generator"]["lite0"] == bool(extra)
+    assert after["training"]["generator"]["lite0"] == (not extra)
     assert "classifier" not in after["training"]
     assert after["recommended"] == {"likelihood_weight": 4.0}
 
