@@ -7,7 +7,6 @@ the groups of a batch are computed as one, the last bits may.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -23,11 +22,8 @@ MEMORY_SHARE = 0.6  # of what is free; the rest is for what XLA needs besides
 CPU_BATCH = 64  # chains; more at once would only make finished pictures come later
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Groups, by their place among the plan's, whose chains run side by side; one classifier."""
-
-    groups: tuple[int, ...]
+# Groups, by their place among the plan's, whose chains run side by side; one classifier.
+Batch = tuple[int, ...]
 
 
 def batches_of(plan: Plan, todo: Iterable[int], most_chains: int) -> list[Batch]:
@@ -38,11 +34,11 @@ def batches_of(plan: Plan, todo: Iterable[int], most_chains: int) -> list[Batch]
         most = max(1, most_chains // plan.groups[index].size)
         full = len(taken) >= most
         if taken and (full or _classifier(plan, taken[-1]) is not _classifier(plan, index)):
-            batches.append(Batch(tuple(taken)))
+            batches.append(tuple(taken))
             taken = []
         taken.append(index)
     if taken:
-        batches.append(Batch(tuple(taken)))
+        batches.append(tuple(taken))
     return batches
 
 

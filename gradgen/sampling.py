@@ -155,12 +155,10 @@ def run_batches(
     rest = [index for index in todo if index not in started]
     devices = jax.local_devices()
     most = most_chains(plan, devices, _bytes_a_chain(plan) if rest else None)
-    batches: list[tuple[Batch, Checkpoint | None]] = [
-        (Batch(one.groups), one) for one in checkpoints
-    ]
+    batches: list[tuple[Batch, Checkpoint | None]] = [(one.groups, one) for one in checkpoints]
     batches += [(batch, None) for batch in batches_of(plan, rest, most)]
     each = sampler_settings(plan.settings).gradients_after(plan.stop_at)
-    sizes = [sum(plan.groups[index].size for index in batch.groups) for batch, _ in batches]
+    sizes = [sum(plan.groups[index].size for index in batch) for batch, _ in batches]
     whole = range(len(plan.groups)) if share is None else share
     total = each * sum(plan.groups[index].size for index in whole)
     done = total - each * sum(sizes)
@@ -262,7 +260,7 @@ def _run_batch(
 ) -> ChainResult:
     """overall: chain gradients done before this batch, and in all."""
     settings = plan.settings
-    groups = [plan.groups[index] for index in batch.groups]
+    groups = [plan.groups[index] for index in batch]
     jobs = [plan.jobs[group.class_position] for group in groups]
     sizes = np.array([group.size for group in groups])
     num_chains = int(sizes.sum())
@@ -282,7 +280,7 @@ def _run_batch(
             on_block(
                 SampleProgress(
                     jobs=tuple(dict.fromkeys(jobs)),
-                    groups=batch.groups,
+                    groups=batch,
                     step=block.step,
                     num_steps=block.num_steps,
                     gradient_evaluations=overall[0] + num_chains * block.gradient_evaluations,
@@ -337,9 +335,9 @@ def _part(plan: Plan, batch: Batch, result: ChainResult) -> Part:
     if no_acceptance or result.step <= result.warmup_steps:
         acceptance = np.full_like(acceptance, np.nan)
     return Part(
-        groups=np.array(batch.groups, np.int64),
+        groups=np.array(batch, np.int64),
         codes=codes,
-        images=draw(plan.bundle, codes, plan.groups[batch.groups[0]].size),
+        images=draw(plan.bundle, codes, plan.groups[batch[0]].size),
         log_likelihood=np.asarray(result.state.log_likelihood),
         log_density=np.asarray(result.state.log_density),
         acceptance=acceptance,

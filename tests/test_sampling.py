@@ -50,10 +50,10 @@ def test_batches_hold_every_group_once_and_one_classifier_each(bundle):
     plan = prepare(make_settings(options), bundle)
     assert len(plan.groups) == 9
     batches = batches_of(plan, range(1, 9), most_chains=4)
-    assert [index for batch in batches for index in batch.groups] == list(range(1, 9))
-    assert [batch.groups for batch in batches] == [(1, 2), (3, 4), (5,), (6, 7), (8,)]
+    assert [index for batch in batches for index in batch] == list(range(1, 9))
+    assert batches == [(1, 2), (3, 4), (5,), (6, 7), (8,)]
     for batch in batches:
-        jobs = [plan.jobs[plan.groups[index].class_position] for index in batch.groups]
+        jobs = [plan.jobs[plan.groups[index].class_position] for index in batch]
         assert len({job.classifier.name for job in jobs}) == 1
 
 
