@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from gradgen.cli.common import note, out, progress
+from gradgen.cli.common import ProgressReporter, note, out, progress
 from gradgen.errors import UsageError
 
 STAGES = ("all", "classifier", "generator")
@@ -117,11 +118,12 @@ def train(
             precision=precision,
             seed=seed,
         )
-        with progress("classifier", total=round(settings.minutes * 60), unit="s") as bar:
+        checkpoint = folder / "checkpoints" / "classifier.msgpack"
+        with _training_bar("classifier", settings.minutes, checkpoint) as bar:
             encoder, facts = classifier.train_classifier(
                 training,
                 settings,
-                folder / "checkpoints" / "classifier.msgpack",
+                checkpoint,
                 _reporter(bar.update, settings.minutes, batch_size),
                 start=None if earlier is None else earlier.modules.encoder,
             )
@@ -157,13 +159,14 @@ def train(
         precision=precision,
         seed=seed,
     )
-    with progress("generator", total=round(generator_settings.minutes * 60), unit="s") as bar:
+    checkpoint = folder / "checkpoints" / "generator.msgpack"
+    with _training_bar("generator", generator_settings.minutes, checkpoint) as bar:
         generator, discriminator, facts = adversarial.train_generator(
             training,
             encoder,
             whitening,
             generator_settings,
-            folder / "checkpoints" / "generator.msgpack",
+            checkpoint,
             _reporter(bar.update, generator_settings.minutes, generator_settings.batch_size),
             start=networks,
             lite0=load_lite_module(find_weights("lite0", "classifier")) if lite0 else None,
@@ -204,6 +207,15 @@ def _check(
     for message, wrong in faults.items():
         if wrong:
             raise UsageError(message)
+
+
+def _training_bar(
+    what: str, minutes: float, checkpoint: Path
+) -> AbstractContextManager[ProgressReporter]:
+    from gradgen.training.loop import seconds_done
+
+    done = round(seconds_done(checkpoint))
+    return progress(what, total=round(minutes * 60), unit="s", start_at=done)
 
 
 def _reporter(

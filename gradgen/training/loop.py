@@ -125,6 +125,20 @@ def fit(
     return state
 
 
+def seconds_done(checkpoint: Path) -> float:
+    """How long the training has run that a checkpoint is of; 0 if there is none.
+
+    Raises:
+        GradgenError: the file is no checkpoint.
+    """
+    if not checkpoint.exists():
+        return 0.0
+    try:
+        return float(serialization.msgpack_restore(checkpoint.read_bytes())["elapsed"])
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise GradgenError(f"{checkpoint} is not a checkpoint; delete it to start anew") from error
+
+
 def _write_checkpoint(path: Path, state: dict[str, Any], elapsed: float) -> None:
     write_atomically(path, serialization.to_bytes({"state": state, "elapsed": elapsed}))
 

@@ -74,6 +74,8 @@ def test_a_training_that_was_interrupted_goes_on_as_if_it_had_not_been(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         loop.fit(counting, start, numbers, minutes=1, checkpoint=path, on_report=stop_later)
     state, elapsed = loop._read_checkpoint(path, start)
+    assert loop.seconds_done(path) == elapsed > 0
+    assert loop.seconds_done(tmp_path / "none") == 0
     assert int(state["step"]) == 100
     assert float(state["value"]) == sum(range(1, 101))
     assert elapsed > 0
@@ -101,6 +103,8 @@ def test_a_foreign_checkpoint_is_one_clear_error(tmp_path):
     path.write_bytes(b"nonsense")
     with pytest.raises(GradgenError, match="is not a checkpoint"):
         loop.fit(counting, {"step": jnp.int32(0)}, numbers, minutes=1, checkpoint=path)
+    with pytest.raises(GradgenError, match="is not a checkpoint"):
+        loop.seconds_done(path)
 
 
 def overconfident(rng, n=4000, classes=5, true_temperature=2.5):
