@@ -57,9 +57,9 @@ class Conv(Preparable):
             outputs = [convolve(*pair, margins) for pair in zip(inputs, kernels, strict=True)]
         return jnp.concatenate(outputs, axis=-1) + self.bias[...]
 
-    def same_size_kernels(self) -> list[Array]:
+    def same_size_kernels(self) -> list[np.ndarray]:
         same = self.kernel.shape[:2] == (3, 3) and self.stride == self.padding == 1
-        return jnp.split(self.kernel[...], self.groups, axis=-1) if same else []
+        return np.split(np.asarray(self.kernel[...]), self.groups, axis=-1) if same else []
 
 
 class Deconv(Preparable):
@@ -96,9 +96,9 @@ class Deconv(Preparable):
             outputs = doubling_convolution(images, kernel)
         return outputs + self.bias[...]
 
-    def same_size_kernels(self) -> list[Array]:
+    def same_size_kernels(self) -> list[np.ndarray]:
         same = self.kernel.shape[:2] == (3, 3) and self.stride == self.padding == 1
-        return [self.kernel[...]] if same else []
+        return [np.asarray(self.kernel[...])] if same else []
 
 
 def strided_convolution(images: Array, kernel: Array, stride: int, padding: int) -> Array:
@@ -117,7 +117,9 @@ def strided_convolution(images: Array, kernel: Array, stride: int, padding: int)
         for n, side in zip(count, images.shape[1:3], strict=True)
     ]
     filled = lax.pad(
-        images, 0.0, [(0, 0, 0), (padding, after[0], 0), (padding, after[1], 0), (0, 0, 0)]
+        images,
+        jnp.zeros((), images.dtype),
+        [(0, 0, 0), (padding, after[0], 0), (padding, after[1], 0), (0, 0, 0)],
     )
     fill = blocks * stride - size
     kernel = jnp.pad(kernel, ((0, fill), (0, fill), (0, 0), (0, 0)))

@@ -10,6 +10,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array, lax
 
@@ -218,8 +219,8 @@ class Affine(Preparable):
             return self.norm(outputs)
         return outputs + per_channel(self.bias[...], outputs)
 
-    def same_size_kernels(self) -> list[Array]:
-        return [self.kernel[...]] if self.kernel.shape[:-2] == (3, 3) else []
+    def same_size_kernels(self) -> list[np.ndarray]:
+        return [np.asarray(self.kernel[...])] if self.kernel.shape[:-2] == (3, 3) else []
 
 
 def fold_batch_norm(module: nnx.Module) -> None:

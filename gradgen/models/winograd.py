@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array, lax
 
@@ -20,10 +21,12 @@ FEWEST_PICTURES = 8  # with fewer, the matrix products are too small to be fast
 KERNEL_TRANSFORM = ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0))
 
 
-def transform_kernel(kernel: Array) -> Array:
+def transform_kernel(kernel: np.ndarray) -> np.ndarray:
     """(3, 3, c_in, c_out) -> (16, c_in, c_out)."""
-    transform = jnp.asarray(KERNEL_TRANSFORM, kernel.dtype)
-    transformed = jnp.einsum("ai,bj,ijcd->abcd", transform, transform, kernel)
+    # by NumPy: JAX would compile this for each shape, which takes longer than computing it
+    transform = np.asarray(KERNEL_TRANSFORM, kernel.dtype)
+    rows = np.tensordot(transform, kernel, (1, 0))  # a, j, c, d
+    transformed = np.tensordot(transform, rows, (1, 1)).swapaxes(0, 1)  # b, a, … to a, b, …
     return transformed.reshape(16, *kernel.shape[2:])
 
 
@@ -82,9 +85,10 @@ class Constant(nnx.Variable):
 class Transformed(nnx.Module):
     """A kernel (3, 3, c_in, c_out), transformed for both directions."""
 
-    def __init__(self, kernel: Array):
-        self.forward = Constant(transform_kernel(kernel))
-        self.backward = Constant(transform_kernel(kernel[::-1, ::-1].transpose(0, 1, 3, 2)))
+    def __init__(self, kernel: np.ndarray):
+        flipped = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
+        self.forward = Constant(jnp.asarray(transform_kernel(kernel)))
+        self.backward = Constant(jnp.asarray(transform_kernel(flipped)))
 
     def __call__(self, images: Array) -> Array:
         return convolve(images, self.forward[...], self.backward[...])
@@ -95,7 +99,7 @@ class Preparable(nnx.Module):
 
     winograd: nnx.List[Transformed] | None
 
-    def same_size_kernels(self) -> list[Array]:
+    def same_size_kernels(self) -> list[np.ndarray]:
         """Its kernels (3, 3, c_in, c_out) with stride 1 and padding 1, one a group; else none."""
         raise NotImplementedError
 

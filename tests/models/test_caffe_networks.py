@@ -18,6 +18,7 @@ from gradgen.images import decode, resize_square
 from gradgen.models.caffenet import CaffeNet
 from gradgen.models.deepsim import DeepSim
 from gradgen.models.googlenet import GoogLeNet
+from gradgen.originals import from_caffe, to_caffe
 from gradgen.weights.caffe import caffe_parameters, read_caffemodel
 from gradgen.weights.store import fill_module
 from tests import caffe_files
@@ -158,3 +159,21 @@ def test_gradients_of_classifier_after_generator_are_those_of_finite_differences
             difference = (log_p(code + 1e-8 * direction) - log_p(code - 1e-8 * direction)) / 2e-8
             slope = jnp.sum(gradient * direction)
             assert abs(difference - slope) < 1e-4 * jnp.linalg.norm(gradient.ravel())
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [(DeepSim, (2, 4096)), (CaffeNet, (2, 227, 227, 3)), (GoogLeNet, (2, 224, 224, 3))],
+)
+def test_bfloat16_stays_bfloat16(make, shape):
+    """--gradient-precision bf16: what is float32 on the way would break off or gain nothing."""
+    graph, params = nnx.split(nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0))))
+    coarse = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.bfloat16), params)
+    inputs = jax.ShapeDtypeStruct(shape, jnp.bfloat16)
+    found = jax.eval_shape(lambda params, x: nnx.merge(graph, params)(x), coarse, inputs)
+    assert {one.dtype for one in found.values()} == {jnp.dtype(jnp.bfloat16)}
+
+
+def test_preprocessing_keeps_the_type():
+    images = jnp.ones((1, 2, 2, 3), jnp.bfloat16)
+    assert to_caffe(images).dtype == from_caffe(images).dtype == jnp.bfloat16

@@ -23,7 +23,7 @@ def test_it_is_the_convolution_in_value_and_in_the_images_gradient(height, width
             jnp.asarray(rng.normal(size=shape), jnp.float64)
             for shape in ((2, height, width, 5), (3, 3, 5, 4), (2, height, width, 4))
         )
-        ours, pull_ours = jax.vjp(winograd.Transformed(kernel), images)
+        ours, pull_ours = jax.vjp(winograd.Transformed(np.asarray(kernel)), images)
         theirs, pull_theirs = jax.vjp(lambda x: conv2d(x, kernel), images)
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-13)
         np.testing.assert_allclose(pull_ours(cotangent)[0], pull_theirs(cotangent)[0], atol=1e-13)
