@@ -153,9 +153,9 @@ def make_card(
         "num_classes": 1000,
         "input_size": size,
         "temperature": 1.0,
-        "temperature_note": "Measured (metrics, best_temperature): 1 is right for enlarged 64 x 64 "
-        "pictures. Photographs would want less (label smoothing made the network modest there), "
-        "but ours are very likely from its training set, so they do not set it.",
+        "temperature_note": "Measured (metrics): at 1 the network is well calibrated on enlarged "
+        "64 x 64 pictures. Photographs would want less (label smoothing made it modest there), but "
+        "ours are very likely from its training set, so they do not set it.",
         "preprocessing": {
             "channels": "RGB",
             "normalisation": "(pixel - 127) / 128 for pixels in 0…255, inside the network",
