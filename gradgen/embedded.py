@@ -140,25 +140,21 @@ def load_embedded_bundle(folder: Path) -> Bundle:
 
 def load_lite_module(folder: Path) -> efficientnet.EfficientNetLite:
     """EfficientNet-Lite from its folder, as a Flax module."""
-    variant = _variant(folder)
-    module = nnx.eval_shape(lambda: efficientnet.EfficientNetLite(variant, rngs=nnx.Rngs(0)))
-    return load_module(folder / "classifier.safetensors", module)
-
-
-def _variant(folder: Path) -> str:
     architecture = read_card(folder).get("architecture")
     variant = architecture.get("variant") if isinstance(architecture, dict) else None
     if variant not in efficientnet.VARIANTS:
         raise GradgenError(f"{folder}: unknown architecture {architecture!r}")
-    return str(variant)
+    module = nnx.eval_shape(lambda: efficientnet.EfficientNetLite(variant, rngs=nnx.Rngs(0)))
+    return load_module(folder / "classifier.safetensors", module)
 
 
 @cache
 def load_lite(folder: Path) -> Classifier:
     """EfficientNet-Lite from its folder."""
     card = read_card(folder)
-    graph, params = nnx.split(load_lite_module(folder))
-    size = efficientnet.VARIANTS[_variant(folder)].input_size
+    module = load_lite_module(folder)
+    graph, params = nnx.split(module)
+    size = module.input_size
 
     def logits(params: Params, images: Array) -> Array:
         return nnx.merge(graph, params)(resize(images, size))

@@ -112,12 +112,12 @@ def dgn_am_bounds() -> PublishedBounds:
 
 def to_caffe(images: Array) -> Array:
     """RGB in [-1, 1] -> BGR, 0…255 less the mean pixel; channels last."""
-    return (images[..., ::-1] + 1.0) * 127.5 - jnp.array(MEAN_PIXEL_BGR, images.dtype)
+    return (images[..., ::-1] + 1.0) * 127.5 - jnp.array(MEAN_PIXEL_BGR, jnp.result_type(images))
 
 
 def from_caffe(images: Array) -> Array:
     """The inverse of :func:`to_caffe`."""
-    return ((images + jnp.array(MEAN_PIXEL_BGR, images.dtype)) / 127.5 - 1.0)[..., ::-1]
+    return ((images + jnp.array(MEAN_PIXEL_BGR, jnp.result_type(images))) / 127.5 - 1.0)[..., ::-1]
 
 
 def centre(images: Array, size: int) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from jax import Array
 from gradgen.benchmark.timing import Loop
 from gradgen.inference import hmc, mala
 from gradgen.inference.kernel import init
+from gradgen.inference.types import Evaluation
 from gradgen.target import Target
 
 STEP_SIZES = {"mala": 0.05, "hmc": 0.1}  # of the order that the warm-up finds; cost does not depend
@@ -32,20 +34,20 @@ def gradient_and_chains(
     def evaluator(params: Any) -> Callable[[Array], Any]:
         return lambda z: target.value_and_grad(params, label, z)
 
-    def gradient_loop(params: Any, z: Array) -> Any:
-        def step(z: Array, _: Array) -> tuple[Array, Array]:
-            evaluation = evaluator(params)(z)
-            # A step that moves: else XLA would see that each round computes the same.
-            return z + 1e-6 * evaluation.gradient, evaluation.log_density
+    def gradient_loop(value_and_grad: Callable[..., Evaluation], density: bool = True) -> Loop:
+        def loop(params: Any, z: Array) -> Any:
+            def step(z: Array, _: Array) -> tuple[Array, Array | None]:
+                evaluation = value_and_grad(params, label, z)
+                # A step that moves: else XLA would see that each round computes the same.
+                moved = z + 1e-6 * evaluation.gradient
+                return moved, evaluation.log_density if density else None
 
-        return jax.lax.scan(step, z, jnp.arange(gradients))
+            return jax.lax.scan(step, z, jnp.arange(gradients))
 
-    def coarse_loop(params: Any, z: Array) -> Any:
-        def step(z: Array, _: Array) -> tuple[Array, Array]:
-            evaluation = target.mixed_value_and_grad("bfloat16", params, label, z)
-            return z + 1e-6 * evaluation.gradient, evaluation.gradient[0, 0]
+        return _compiled(loop, target.params, z, gradients)
 
-        return jax.lax.scan(step, z, jnp.arange(gradients))
+    # the float32 density beside a coarse gradient is not asked for, and so not computed
+    coarse = partial(target.mixed_value_and_grad, "bfloat16")
 
     def mala_loop(params: Any, z: Array) -> Any:
         evaluate = evaluator(params)
@@ -67,8 +69,8 @@ def gradient_and_chains(
         return jax.lax.scan(step, init(z, evaluate), iterations)
 
     return {
-        "gradient": _compiled(gradient_loop, target.params, z, gradients),
-        "bfloat16 gradient": _compiled(coarse_loop, target.params, z, gradients),
+        "gradient": gradient_loop(target.value_and_grad),
+        "bfloat16 gradient": gradient_loop(coarse, density=False),
         "MALA": _compiled(mala_loop, target.params, z, gradients + 1),
         "HMC": _compiled(hmc_loop, target.params, z, gradients + 1),
     }

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from gradgen.bundle import load_bundle
+from gradgen.samples import Samples
 from gradgen.sampling import sample
 from gradgen.settings import PRECISIONS
 
@@ -42,21 +43,19 @@ def measure(
             budget=budget,
             gradient_precision=precision,
         )
-        found.append(_figures(samples.record, samples.codes, samples.log_likelihood))
+        found.append(_figures(samples))
         on_run(precision)
     return [_row(name, *(figures[name] for figures in found)) for name in found[0]]
 
 
-def _figures(
-    record: dict[str, Any], codes: np.ndarray, log_likelihood: np.ndarray
-) -> dict[str, np.ndarray]:
+def _figures(samples: Samples) -> dict[str, np.ndarray]:
     """{figure: (chains,)}."""
-    classes = record["classes"]
+    classes = samples.record["classes"]
     return {
         "acceptance rate": np.concatenate([one["acceptance_by_chain"] for one in classes]),
         "step size": np.concatenate([one["step_size_by_chain"] for one in classes]),
-        "log p(class | g(z))": log_likelihood,
-        "|z|² / units": (codes**2).mean(1),
+        "log p(class | g(z))": samples.log_likelihood,
+        "|z|² / units": (samples.codes**2).mean(1),
     }
 
 

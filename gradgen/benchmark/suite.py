@@ -85,19 +85,18 @@ def measure_loops(
 def summary(measured: Measured, num_chains: int) -> dict[str, Any]:
     """Ratios first, then the loops, as JSON has them."""
     timings = measured.timings
-    ratios = {
-        " / ".join(pair): timings.ratio(*pair)
-        for pair in RATIOS
-        if all(one in timings.each for one in pair)
-    }
+    ratios, goals = {}, {FLOPS: ""}
+    for pair, goal in RATIOS.items():
+        if all(one in timings.each for one in pair):
+            name = " / ".join(pair)
+            ratios[name], goals[name] = timings.ratio(*pair), goal
     # FLOP/s of the gradient ÷ FLOP/s of the product
     ratios[FLOPS] = (
         measured.gradient_flops / measured.product_flops * timings.ratio(MATRIX_PRODUCT, "gradient")
     )
-    goals = {" / ".join(pair): goal for pair, goal in RATIOS.items()}
     return {
         "ratios": ratios,
-        "goals": {name: goals.get(name, "") for name in ratios},
+        "goals": goals,
         "loops": {
             name: {
                 "ms_per_evaluation": 1e3 * timings.median(name),

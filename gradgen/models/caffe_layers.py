@@ -41,7 +41,6 @@ class Conv(Preparable):
         self.kernel = nnx.Param(_he(rngs, shape))
         self.bias = nnx.Param(jnp.zeros(features_out))
         self.stride, self.padding, self.groups = stride, padding, groups
-        self.winograd = nnx.data(None)
 
     def __call__(self, images: Array) -> Array:
         kernel, stride, padding = self.kernel[...], self.stride, self.padding
@@ -49,8 +48,8 @@ class Conv(Preparable):
             return strided_convolution(images, kernel, stride, padding) + self.bias[...]
         # XLA's CPU back end is slow at groups, backward above all
         inputs = jnp.split(images, self.groups, axis=-1)
-        if self.winograd is not None and self.is_prepared_for(images):
-            outputs = [group(part) for group, part in zip(self.winograd, inputs, strict=True)]
+        if (winograd := self.prepared_for(images)) is not None:
+            outputs = [group(part) for group, part in zip(winograd, inputs, strict=True)]
         else:
             kernels = jnp.split(kernel, self.groups, axis=-1)
             margins = ((padding,) * 2,) * 2
@@ -58,8 +57,7 @@ class Conv(Preparable):
         return jnp.concatenate(outputs, axis=-1) + self.bias[...]
 
     def same_size_kernels(self) -> list[np.ndarray]:
-        same = self.kernel.shape[:2] == (3, 3) and self.stride == self.padding == 1
-        return np.split(np.asarray(self.kernel[...]), self.groups, axis=-1) if same else []
+        return _same_size_kernels(self, self.groups)
 
 
 class Deconv(Preparable):
@@ -84,12 +82,11 @@ class Deconv(Preparable):
         self.kernel = nnx.Param(_he(rngs, shape) * stride)
         self.bias = nnx.Param(jnp.zeros(features_out))
         self.stride, self.padding = stride, padding
-        self.winograd = nnx.data(None)
 
     def __call__(self, images: Array) -> Array:
         kernel, margin = self.kernel[...], self.kernel.shape[0] - 1 - self.padding
-        if self.winograd is not None and self.is_prepared_for(images):
-            outputs = self.winograd[0](images)
+        if (winograd := self.prepared_for(images)) is not None:
+            outputs = winograd[0](images)
         elif self.stride == 1:
             outputs = convolve(images, kernel, ((margin,) * 2,) * 2)
         else:
@@ -97,8 +94,12 @@ class Deconv(Preparable):
         return outputs + self.bias[...]
 
     def same_size_kernels(self) -> list[np.ndarray]:
-        same = self.kernel.shape[:2] == (3, 3) and self.stride == self.padding == 1
-        return [np.asarray(self.kernel[...])] if same else []
+        return _same_size_kernels(self)
+
+
+def _same_size_kernels(layer: Conv | Deconv, groups: int = 1) -> list[np.ndarray]:
+    same = layer.kernel.shape[:2] == (3, 3) and layer.stride == layer.padding == 1
+    return np.split(np.asarray(layer.kernel[...]), groups, axis=-1) if same else []
 
 
 def strided_convolution(images: Array, kernel: Array, stride: int, padding: int) -> Array:

@@ -2,9 +2,9 @@
 
 Tan & Le 2019 (EfficientNet) in the Lite variant of its authors: no squeeze-and-excitation, ReLU6
 for swish, stem and head of fixed width, and stages of which all but the first and the last grow
-with the variant. For inference only: the batch norms are folded into the
-convolutions when the weights are converted (gradgen/tools/convert_lite.py), so that no image
-depends on its neighbours. Channels last (NHWC); padding as TensorFlow's "SAME".
+with the variant. For inference only: the batch norms are folded into the convolutions when the
+weights are converted (gradgen/tools/convert_lite.py), so that no image depends on its neighbours.
+Channels last (NHWC); padding as TensorFlow's "SAME".
 """
 
 from __future__ import annotations
@@ -237,6 +237,7 @@ class EfficientNetLite(nnx.Module):
 
     def __init__(self, variant: str = "lite0", num_classes: int = NUM_CLASSES, *, rngs: nnx.Rngs):
         self.plan = VARIANTS[variant].stages
+        self.input_size = VARIANTS[variant].input_size
         self.stem = Stem(STEM_FEATURES, rngs)
         blocks = []
         features = STEM_FEATURES

@@ -205,12 +205,11 @@ class Affine(Preparable):
         self.kernel = nnx.Param(kernel * scale * (2.0 / fan_in) ** 0.5)
         self.bias = nnx.Param(jnp.zeros(features_out))
         self.norm = nnx.data(BatchNorm(features_out) if norm else None)
-        self.winograd = nnx.data(None)
 
     def __call__(self, inputs: Array) -> Array:
         kernel = self.kernel[...].astype(inputs.dtype)
-        if self.winograd is not None and self.is_prepared_for(inputs):
-            outputs = self.winograd[0](inputs)
+        if (winograd := self.prepared_for(inputs)) is not None:
+            outputs = winograd[0](inputs)
         elif kernel.ndim == 4:
             outputs = conv2d(inputs, kernel)
         else:

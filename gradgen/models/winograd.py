@@ -95,18 +95,22 @@ class Transformed(nnx.Module):
 
 
 class Preparable(nnx.Module):
-    """A layer whose convolutions are done by Winograd once it is prepared."""
+    """A layer whose convolutions are done by Winograd once it is prepared.
 
-    winograd: nnx.List[Transformed] | None
+    Attributes:
+        winograd: its kernels, one a group; ``None`` before it is prepared.
+    """
+
+    winograd: nnx.List[Transformed] | None = None
 
     def same_size_kernels(self) -> list[np.ndarray]:
         """Its kernels (3, 3, c_in, c_out) with stride 1 and padding 1, one a group; else none."""
         raise NotImplementedError
 
-    def is_prepared_for(self, images: Array) -> bool:
-        """Whether :attr:`winograd` is there and will be fast."""
+    def prepared_for(self, images: Array) -> nnx.List[Transformed] | None:
+        """:attr:`winograd` where it will be fast, else ``None``."""
         fits = images.dtype == jnp.float32 and len(images) >= FEWEST_PICTURES
-        return self.winograd is not None and fits
+        return self.winograd if fits else None
 
 
 def prepare_for_inference(module: nnx.Module) -> None:

@@ -185,11 +185,6 @@ def train_generator(
             for name, acts in real.items()
             if name in FEATURE_LAYERS
         }
-        misnamed = jnp.float32(0)
-        if lite0 is not None:
-            named = real["log_p"]
-            gap = named - found["log_p"][: len(images)]
-            misnamed = jnp.sum(jnp.exp(named) * gap, axis=-1).mean()
         code_gap = jnp.mean((whiten(frozen, found["fc6"]) - z)[len(images) :] ** 2)
         verdicts = judge(opponents["critics"], frozen, found, z)
         on_pixels = discriminate(opponents["discriminator"], few_from_prior(fakes))
@@ -197,14 +192,15 @@ def train_generator(
         loss = (
             settings.image_weight * pixel
             + settings.feature_weight * sum(gaps.values())
-            + settings.class_weight * misnamed
             + settings.code_weight * code_gap
             + adversarial_weight * fooled
             + settings.discriminator_weight * jax.nn.softplus(-on_pixels).mean()
         )
         figures = {"pixels": pixel, "fc6": gaps["fc6"], "codes": code_gap, "fooled": fooled}
         if lite0 is not None:
-            figures["classes"] = misnamed
+            gap = real["log_p"] - found["log_p"][: len(images)]
+            figures["classes"] = jnp.sum(jnp.exp(real["log_p"]) * gap, axis=-1).mean()
+            loss += settings.class_weight * figures["classes"]
         return loss, (fakes, found, figures)
 
     def critics_loss(

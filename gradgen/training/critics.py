@@ -3,8 +3,8 @@
 Sauer et al. 2021 ("Projected GANs converge faster"): a discriminator that looks at the features of
 a trained network learns in a fraction of the steps that one on pixels takes. Here the network is
 the encoder, whose features the feature loss computes anyway, and, when wanted, lite0, which has
-seen all of ImageNet at a larger size. Each critic's verdict depends on the
-code too (projection discriminator: Miyato & Koyama 2018): is this a picture, and one of this code?
+seen all of ImageNet at a larger size. Each critic's verdict depends on the code too (projection
+discriminator: Miyato & Koyama 2018): is this a picture, and one of this code?
 """
 
 from __future__ import annotations
