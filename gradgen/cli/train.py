@@ -7,12 +7,18 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gradgen.cli.common import ProgressReporter, note, out, progress
 from gradgen.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from gradgen.models.efficientnet import EfficientNetLite
+    from gradgen.training.data import Dataset
 
 STAGES = ("all", "classifier", "generator")
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -53,8 +59,8 @@ def train(
         bool,
         typer.Option(
             "--lite0/--no-lite0",
-            help="Whether the generator's critics and losses look at lite0's features too: far "
-            "better pictures, though a step takes twice as long.",
+            help="Whether lite0 teaches the classifier, and the generator's critics and losses "
+            "look at its features: far better pictures, though a step takes twice as long.",
         ),
     ] = True,
     likelihood_weight: Annotated[
@@ -81,9 +87,11 @@ def train(
     from gradgen.embedded import load_lite_module
     from gradgen.training import adversarial, classifier, export, preview, warmstart
     from gradgen.training import data as datasets
+    from gradgen.training.loop import seconds_done
     from gradgen.training.whitening import code_statistics, fit_whitening, whiten
 
     earlier = None if start is None else warmstart.load_start(start)
+    viewer = load_lite_module(find_weights("lite0", "classifier")) if lite0 else None
 
     if precision == "auto":
         precision = "float32" if jax.default_backend() == "cpu" else "bfloat16"
@@ -119,6 +127,8 @@ def train(
             seed=seed,
         )
         checkpoint = folder / "checkpoints" / "classifier.msgpack"
+        trained = seconds_done(checkpoint) >= settings.minutes * 60
+        lessons = None if viewer is None or trained else _ask(viewer, training, seed)
         with _training_bar("classifier", settings.minutes, checkpoint) as bar:
             encoder, facts = classifier.train_classifier(
                 training,
@@ -126,8 +136,9 @@ def train(
                 checkpoint,
                 _reporter(bar.update, settings.minutes, batch_size),
                 start=None if earlier is None else earlier.modules.encoder,
+                taught=lessons,
             )
-        record["classifier"] = {**dataclasses.asdict(settings), **facts}
+        record["classifier"] = {**dataclasses.asdict(settings), "lite0": lite0, **facts}
         temperature, metrics = export.measure_classifier(encoder, val)
         note(
             f"classifier: top-1 {metrics['val_top1']:.1%}, top-5 {metrics['val_top5']:.1%}, "
@@ -169,7 +180,7 @@ def train(
             checkpoint,
             _reporter(bar.update, generator_settings.minutes, generator_settings.batch_size),
             start=networks,
-            lite0=load_lite_module(find_weights("lite0", "classifier")) if lite0 else None,
+            lite0=viewer,
         )
     record["generator"] = {**dataclasses.asdict(generator_settings), "lite0": lite0, **facts}
     metrics |= export.measure_generator(encoder, generator, discriminator, whitening, val, seed)
@@ -190,6 +201,15 @@ def train(
     )
     picture = preview.save_preview(folder, val)
     out.print(f"{folder}\n{picture}", highlight=False, soft_wrap=True)
+
+
+def _ask(lite0: EfficientNetLite, training: Dataset, seed: int) -> np.ndarray:
+    """What lite0 makes of the training images, for the classifier to learn from."""
+    from gradgen.training import teacher
+
+    with progress("asking lite0", total=len(training), unit="images") as bar:
+        features = teacher.all_features(lite0, training.images, lambda done, _: bar.update(done))
+    return teacher.name_classes(features, training, seed)
 
 
 def _check(

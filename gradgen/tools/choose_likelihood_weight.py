@@ -25,6 +25,7 @@ from jax import Array  # noqa: E402
 from gradgen.bundle import load_bundle, load_classifier  # noqa: E402
 from gradgen.catalog import find_weights  # noqa: E402
 from gradgen.evaluation.compare import JUDGE  # noqa: E402
+from gradgen.evaluation.metrics import ranks  # noqa: E402
 from gradgen.inference import Evaluation, SamplerSettings, run_chains  # noqa: E402
 from gradgen.networks import Bundle  # noqa: E402
 from gradgen.target import make_target  # noqa: E402
@@ -52,7 +53,7 @@ def measure(bundle: Bundle, weight: float, budget: int, chains: int, seed: int) 
     images = jax.jit(bundle.generator.apply)(bundle.generator.params, result.state.position)
     log_p = np.asarray(_in_batches(judge, images))
     found = log_p[np.arange(len(theirs)), theirs]
-    rank = (log_p > found[:, None]).sum(1)
+    rank = ranks(log_p, theirs)
     return {
         "weight": weight,
         "own_log_probability": float(result.state.log_likelihood.mean()),

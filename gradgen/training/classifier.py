@@ -1,4 +1,4 @@
-"""Training of the classifier whose fc6 is the code."""
+"""Training of the classifier."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from gradgen.models.layers import fold_batch_norm
 from gradgen.models.tiny64 import Encoder
 from gradgen.training.data import Dataset, batches
 from gradgen.training.loop import (
+    apply_in_batches,
     cosine,
     crop_at_random,
     ema_update,
@@ -33,13 +34,18 @@ FIRST_LOOK = 1000  # images that the norms of a warm start are fitted to
 
 @dataclass(frozen=True)
 class ClassifierSettings:
-    """SGD with Nesterov momentum on the label-smoothed cross-entropy; dropout as in CaffeNet."""
+    """SGD with Nesterov momentum on the label-smoothed cross-entropy; dropout as in CaffeNet.
+
+    Attributes:
+        teacher_weight: share of the teacher's probabilities, where there is one, in the targets.
+    """
 
     minutes: float = 35.0
     batch_size: int = 128
     learning_rate: float = 0.1
     weight_decay: float = 5e-4
     label_smoothing: float = 0.1
+    teacher_weight: float = 0.8
     crop_padding: int = 6
     ema_decay: float = 0.999
     precision: str = "float32"
@@ -52,11 +58,15 @@ def train_classifier(
     checkpoint: Path,
     on_report: Callable[[int, float, float, dict[str, float]], None] | None = None,
     start: Encoder | None = None,
+    taught: np.ndarray | None = None,
 ) -> tuple[Encoder, dict[str, Any]]:
     """Train an encoder; returns it with averaged weights and folded norms, and what was done.
 
     Resumes from ``checkpoint`` when it exists; else begins with the weights of ``start``, if
     given. The second value holds ``steps`` and ``image_passes``.
+
+    Args:
+        taught: (n, num_classes), a teacher's probabilities for the training images.
     """
     num_classes = len(train.classes)
     if start is None:
@@ -88,26 +98,34 @@ def train_classifier(
         return merged
 
     def loss_of(
-        params_dict: Any, statistics_dict: Any, images: Array, labels: Array, dropout_key: Array
+        params_dict: Any,
+        statistics_dict: Any,
+        images: Array,
+        labels: Array,
+        taught: Array | None,
+        dropout_key: Array,
     ) -> tuple[Array, tuple[Any, Array]]:
         model = rebuild(params_dict, statistics_dict)
-        logits = model(images.astype(dtype), dropout_key=dropout_key)["fc8"].astype(jnp.float32)
+        dropout = dropout_key if taught is None else None  # soft targets are restraint enough
+        logits = model(images.astype(dtype), dropout_key=dropout)["fc8"].astype(jnp.float32)
         targets = optax.smooth_labels(jax.nn.one_hot(labels, num_classes), settings.label_smoothing)
+        if taught is not None:
+            targets += settings.teacher_weight * (taught.astype(jnp.float32) - targets)
         loss = optax.softmax_cross_entropy(logits, targets).mean()
         accuracy = (logits.argmax(-1) == labels).mean()
         return loss, (nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)), accuracy)
 
     @jax.jit
     def step(
-        state: dict[str, Any], batch: tuple[Array, Array], progress: Array
+        state: dict[str, Any], batch: tuple[Array, Array, Array | None], progress: Array
     ) -> tuple[dict[str, Any], dict[str, Array]]:
-        pixels, labels = batch
+        pixels, labels, taught = batch
         key = jax.random.fold_in(jax.random.key(settings.seed), state["step"])
         flip_key, crop_key, dropout_key = jax.random.split(key, 3)
         images = flip_at_random(flip_key, to_images(pixels))
         images = crop_at_random(crop_key, images, settings.crop_padding)
         (loss, (statistics_dict, accuracy)), gradient = jax.value_and_grad(loss_of, has_aux=True)(
-            state["params"], state["statistics"], images, labels, dropout_key
+            state["params"], state["statistics"], images, labels, taught, dropout_key
         )
         updates, optimizer_state = optimizer.update(gradient, state["optimizer"], state["params"])
         rate = settings.learning_rate * cosine(progress)
@@ -123,9 +141,13 @@ def train_classifier(
         }
         return new, {"loss": loss, "accuracy": accuracy}
 
-    def feed(start: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def feed(start: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
         for index in batches(len(train), settings.batch_size, settings.seed, start):
-            yield train.images[index], train.labels[index]
+            yield (
+                train.images[index],
+                train.labels[index],
+                None if taught is None else taught[index],
+            )
 
     state = fit(
         step, state, feed, minutes=settings.minutes, checkpoint=checkpoint, on_report=on_report
@@ -137,27 +159,14 @@ def train_classifier(
     return encoder, {"steps": steps, "image_passes": steps * settings.batch_size}
 
 
-def predict_logits(encoder: Encoder, images: np.ndarray, batch_size: int = 250) -> np.ndarray:
+def predict_logits(encoder: Encoder, images: np.ndarray) -> np.ndarray:
     """Logits (n, num_classes) float32 of uint8 images (n, 64, 64, 3)."""
-    return encode_all(encoder, images, "fc8", batch_size)
+    return encode_all(encoder, images, "fc8")
 
 
-def encode_all(
-    encoder: Encoder, images: np.ndarray, layer: str, batch_size: int = 250
-) -> np.ndarray:
+def encode_all(encoder: Encoder, images: np.ndarray, layer: str) -> np.ndarray:
     """Activations of one layer for many uint8 images, in float32."""
-    graph, params = nnx.split(encoder)
-
-    @jax.jit
-    def run(params: Any, pixels: Array) -> Array:
-        return nnx.merge(graph, params)(to_images(pixels))[layer]
-
-    outputs = []
-    for start in range(0, len(images), batch_size):
-        chunk = images[start : start + batch_size]
-        padding = ((0, batch_size - len(chunk)),) + ((0, 0),) * 3
-        outputs.append(np.asarray(run(params, np.pad(chunk, padding)))[: len(chunk)])
-    return np.concatenate(outputs)
+    return apply_in_batches(encoder, images, lambda net, pixels: net(to_images(pixels))[layer])
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:

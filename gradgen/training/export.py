@@ -7,11 +7,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
-from flax import nnx
 
-from gradgen.evaluation.metrics import auc
+from gradgen.evaluation.metrics import auc, ranks
 from gradgen.models.tiny64 import IMAGE_SIZE, Discriminator, Encoder, Generator
 from gradgen.training.classifier import (
     calibration_error,
@@ -20,6 +18,7 @@ from gradgen.training.classifier import (
     predict_logits,
 )
 from gradgen.training.data import Dataset
+from gradgen.training.loop import apply_in_batches
 from gradgen.training.whitening import Whitening, whiten
 from gradgen.weights.store import file_sha256, save_arrays, save_module, write_card
 
@@ -39,7 +38,7 @@ def measure_classifier(encoder: Encoder, val: Dataset) -> tuple[float, dict[str,
         return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
 
     log_p = log_softmax(logits / temperature)
-    rank = (log_p > log_p[np.arange(len(log_p)), val.labels][:, None]).sum(1)
+    rank = ranks(log_p, val.labels)
     raw = log_softmax(logits)
     return temperature, {
         "val_top1": float((rank < 1).mean()),
@@ -136,15 +135,3 @@ def measure_generator(
         "discriminator_log_probability_val": float(-np.logaddexp(0, -on_real).mean()),
         "discriminator_log_probability_prior": float(-np.logaddexp(0, -on_fake).mean()),
     }
-
-
-def apply_in_batches(module: nnx.Module, inputs: np.ndarray, batch_size: int = 250) -> np.ndarray:
-    """A module's outputs for many inputs, in float32."""
-    graph, params = nnx.split(module)
-    run = jax.jit(lambda params, batch: nnx.merge(graph, params)(batch))
-    return np.concatenate(
-        [
-            np.asarray(run(params, inputs[start : start + batch_size]), np.float32)
-            for start in range(0, len(inputs), batch_size)
-        ]
-    )
