@@ -1,4 +1,4 @@
-"""Training of the classifier."""
+"""Training of the classifier whose fc6 is the code."""
 
 from __future__ import annotations
 
