@@ -127,9 +127,10 @@ def train(
             seed=seed,
         )
         checkpoint = folder / "checkpoints" / "classifier.msgpack"
-        trained = seconds_done(checkpoint) >= settings.minutes * 60
+        done = seconds_done(checkpoint)
+        trained = done >= settings.minutes * 60
         lessons = None if viewer is None or trained else _ask(viewer, training, seed)
-        with _training_bar("classifier", settings.minutes, checkpoint) as bar:
+        with _training_bar("classifier", settings.minutes, done) as bar:
             encoder, facts = classifier.train_classifier(
                 training,
                 settings,
@@ -171,7 +172,7 @@ def train(
         seed=seed,
     )
     checkpoint = folder / "checkpoints" / "generator.msgpack"
-    with _training_bar("generator", generator_settings.minutes, checkpoint) as bar:
+    with _training_bar("generator", generator_settings.minutes, seconds_done(checkpoint)) as bar:
         generator, discriminator, facts = adversarial.train_generator(
             training,
             encoder,
@@ -208,7 +209,7 @@ def _ask(lite0: EfficientNetLite, training: Dataset, seed: int) -> np.ndarray:
     from gradgen.training import teacher
 
     with progress("asking lite0", total=len(training), unit="images") as bar:
-        features = teacher.all_features(lite0, training.images, lambda done, _: bar.update(done))
+        features = teacher.all_features(lite0, training.images, bar.update)
     return teacher.name_classes(features, training, seed)
 
 
@@ -230,12 +231,10 @@ def _check(
 
 
 def _training_bar(
-    what: str, minutes: float, checkpoint: Path
+    what: str, minutes: float, done: float
 ) -> AbstractContextManager[ProgressReporter]:
-    from gradgen.training.loop import seconds_done
-
-    done = round(seconds_done(checkpoint))
-    return progress(what, total=round(minutes * 60), unit="s", start_at=done)
+    """done: seconds that the checkpoint, if any, has been trained for."""
+    return progress(what, total=round(minutes * 60), unit="s", start_at=round(done))
 
 
 def _reporter(

@@ -26,7 +26,6 @@ from gradgen import runtime
 from gradgen.tools.convert_lite import SOURCES
 
 CROP_PADDING = 32  # the original evaluates the central size/(size + 32) of the shorter side
-BATCH_SIZE = 25
 COMMAND = (
     "python -m gradgen.tools.evaluate_lite {variant} --photos ../shared/data/imagenet-samples "
     "--tiny ../shared/data/tiny-imagenet --write"
@@ -67,29 +66,21 @@ def read_tiny(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def logits_of(classifier: Any, images: np.ndarray) -> np.ndarray:
     """Uncalibrated logits (n, 1000) float64 of uint8 images (n, H, W, 3)."""
-    import jax
+    from gradgen.evaluation.features import evaluate
 
-    from gradgen.images import from_uint8
-
-    run = jax.jit(classifier.logits)
-    outputs = []
-    for start in range(0, len(images), BATCH_SIZE):
-        chunk = images[start : start + BATCH_SIZE]
-        padding = ((0, BATCH_SIZE - len(chunk)),) + ((0, 0),) * 3
-        batch = run(classifier.params, from_uint8(np.pad(chunk, padding)))
-        outputs.append(np.asarray(batch, np.float64)[: len(chunk)])
-    return np.concatenate(outputs)
+    return evaluate(classifier.logits, classifier.params, images).astype(np.float64)
 
 
 def metrics(logits: np.ndarray, indices: np.ndarray, temperature: float) -> dict[str, float]:
     """Accuracy, mean log-likelihood of the right class and calibration error at a temperature."""
+    from gradgen.evaluation.metrics import ranks
     from gradgen.training.classifier import calibration_error
 
     scaled = logits / temperature
     shifted = scaled - scaled.max(1, keepdims=True)
     log_p = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
     own = log_p[np.arange(len(log_p)), indices]
-    rank = (log_p > own[:, None]).sum(1)
+    rank = ranks(log_p, indices)
     return {
         "images": len(log_p),
         "temperature": round(temperature, 4),

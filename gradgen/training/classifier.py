@@ -14,11 +14,11 @@ import optax
 from flax import nnx
 from jax import Array
 
+from gradgen.evaluation.features import evaluate
 from gradgen.models.layers import fold_batch_norm
 from gradgen.models.tiny64 import Encoder
 from gradgen.training.data import Dataset, batches
 from gradgen.training.loop import (
-    apply_in_batches,
     cosine,
     crop_at_random,
     ema_update,
@@ -166,7 +166,8 @@ def predict_logits(encoder: Encoder, images: np.ndarray) -> np.ndarray:
 
 def encode_all(encoder: Encoder, images: np.ndarray, layer: str) -> np.ndarray:
     """Activations of one layer for many uint8 images, in float32."""
-    return apply_in_batches(encoder, images, lambda net, pixels: net(to_images(pixels))[layer])
+    graph, params = nnx.split(encoder)
+    return evaluate(lambda params, images: nnx.merge(graph, params)(images)[layer], params, images)
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:

@@ -7,7 +7,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
+from flax import nnx
 
 from gradgen.evaluation.metrics import auc, ranks
 from gradgen.models.tiny64 import IMAGE_SIZE, Discriminator, Encoder, Generator
@@ -18,7 +20,6 @@ from gradgen.training.classifier import (
     predict_logits,
 )
 from gradgen.training.data import Dataset
-from gradgen.training.loop import apply_in_batches
 from gradgen.training.whitening import Whitening, whiten
 from gradgen.weights.store import file_sha256, save_arrays, save_module, write_card
 
@@ -135,3 +136,15 @@ def measure_generator(
         "discriminator_log_probability_val": float(-np.logaddexp(0, -on_real).mean()),
         "discriminator_log_probability_prior": float(-np.logaddexp(0, -on_fake).mean()),
     }
+
+
+def apply_in_batches(module: nnx.Module, inputs: np.ndarray, batch_size: int = 250) -> np.ndarray:
+    """A module's outputs for many inputs, in float32."""
+    graph, params = nnx.split(module)
+    run = jax.jit(lambda params, batch: nnx.merge(graph, params)(batch))
+    return np.concatenate(
+        [
+            np.asarray(run(params, inputs[start : start + batch_size]), np.float32)
+            for start in range(0, len(inputs), batch_size)
+        ]
+    )

@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx, serialization
 from jax import Array
 
@@ -67,36 +66,6 @@ def use_running_statistics(module: nnx.Module) -> nnx.Module:
         if isinstance(layer, BatchNorm):
             layer.running = True
     return module
-
-
-def apply_in_batches(
-    module: nnx.Module,
-    inputs: np.ndarray,
-    function: Callable[[Any, Array], Array] | None = None,
-    *,
-    batch_size: int = 50,
-    advance: Callable[[int, int], None] | None = None,
-) -> np.ndarray:
-    """``function(module, batch)``, or else ``module(batch)``, of many inputs, in float32.
-
-    batch_size: few enough that a small network's activations stay in the processor's cache.
-    advance: called with (done, total) after each batch.
-    """
-    graph, params = nnx.split(module)
-
-    @jax.jit
-    def run(params: Any, batch: Array) -> Array:
-        network: Any = nnx.merge(graph, params)
-        return (network(batch) if function is None else function(network, batch)).astype("float32")
-
-    found = []
-    for start in range(0, len(inputs), batch_size):
-        chunk = inputs[start : start + batch_size]
-        padding = ((0, batch_size - len(chunk)),) + ((0, 0),) * (inputs.ndim - 1)
-        found.append(np.asarray(run(params, np.pad(chunk, padding)))[: len(chunk)])
-        if advance:
-            advance(start + len(chunk), len(inputs))
-    return np.concatenate(found)
 
 
 def fit(

@@ -15,13 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import nnx
 from jax import Array
 
+from gradgen.evaluation.features import evaluate
 from gradgen.models.efficientnet import EfficientNetLite
 from gradgen.networks import resize
 from gradgen.training.critics import LITE0_SIZE
 from gradgen.training.data import Dataset, batches
-from gradgen.training.loop import apply_in_batches, to_images
 
 BATCH_SIZE = 500
 EPOCHS, LEAST_STEPS = 8, 1000
@@ -32,14 +33,18 @@ PENALTY = 2e-3  # of the squared weights, on standardised features
 def all_features(
     lite0: EfficientNetLite,
     images: np.ndarray,
-    advance: Callable[[int, int], None] | None = None,
+    on_progress: Callable[[int], None] | None = None,
 ) -> np.ndarray:
-    """lite0's pooled features (n, 1280) of uint8 images (n, 64, 64, 3)."""
+    """lite0's pooled features (n, 1280) of uint8 images (n, 64, 64, 3).
 
-    def run(network: EfficientNetLite, pixels: Array) -> Array:
-        return network.features(resize(to_images(pixels), LITE0_SIZE))
+    on_progress: called with the number of images that are done.
+    """
+    graph, params = nnx.split(lite0)
 
-    return apply_in_batches(lite0, images, run, advance=advance)
+    def run(params: Any, images: Array) -> Array:
+        return nnx.merge(graph, params).features(resize(images, LITE0_SIZE))
+
+    return evaluate(run, params, images, on_progress)
 
 
 def name_classes(features: np.ndarray, train: Dataset, seed: int = 0) -> np.ndarray:
