@@ -11,6 +11,7 @@ import io
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -111,22 +112,16 @@ class Run:
         the run ends cleanly: a checkpoint, the pictures of the moment, run.json with the status
         "interrupted".
 
-        Returns the samples; of a run of more than STREAMED chains, the first KEPT of them. Several
-        hosts write their own chains; the first one waits for the others, and writes the rest.
+        Returns the samples; of a run of more than STREAMED chains, the first KEPT of them. This is
+        for the first of several hosts: it waits for the others and writes what belongs to all.
 
         Raises:
             UsageError: another process is at work in the folder.
             GradgenError: nothing has come far enough to be shown.
         """
-        work = self.folder / CHECKPOINT
-        work.mkdir(parents=True, exist_ok=True)
         begun = time.monotonic()
-        recorder = Recorder(work / FRAMES) if self.animate or (work / FRAMES).is_dir() else None
-        with locked(work / f"{LOCK_FILE}-{self.hosts.index}"):
+        with self._at_work() as (work, recorder):
             partial = self._run_share(work, recorder, on_progress, stop)
-            if not self.hosts.is_first:
-                seconds = self.seconds + time.monotonic() - begun
-                return collect(self.plan, self._parts(work, partial), seconds, keep=1)
             silent = self.hosts.wait_for_others(work, stop)
             seconds = self.seconds + time.monotonic() - begun
             keep = max(1, KEPT // len(self.plan.jobs)) if self.streamed else None
@@ -144,6 +139,27 @@ class Run:
         if samples.record["status"] == "finished":
             shutil.rmtree(work)
         return samples
+
+    def take_part(
+        self,
+        on_progress: Callable[[SampleProgress], None] | None = None,
+        stop: Callable[[], bool] | None = None,
+    ) -> bool:
+        """Run this host's share for the first host, which collects it; :meth:`execute` of the rest.
+
+        Returns whether it has ended, rather than been stopped.
+        """
+        with self._at_work() as (work, recorder):
+            return not self._run_share(work, recorder, on_progress, stop)
+
+    @contextmanager
+    def _at_work(self) -> Iterator[tuple[Path, Recorder | None]]:
+        """The folder of what is not finished, locked, and what draws the chains' way."""
+        work = self.folder / CHECKPOINT
+        work.mkdir(parents=True, exist_ok=True)
+        recorder = Recorder(work / FRAMES) if self.animate or (work / FRAMES).is_dir() else None
+        with locked(work / f"{LOCK_FILE}-{self.hosts.index}"):
+            yield work, recorder
 
     def _run_share(
         self,

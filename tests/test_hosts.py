@@ -108,7 +108,7 @@ def test_what_a_dead_host_leaves_is_finished_by_one_alone(whole, tmp_path, monke
             raise RuntimeError("the power is gone")
 
     with pytest.raises(RuntimeError, match="power"):
-        second.execute(on_progress=dies)
+        second.take_part(on_progress=dies)
     monkeypatch.setattr("gradgen.hosts.SILENCE", 0.2)
     samples = first.execute()
     assert samples.record["status"] == "interrupted"
@@ -130,7 +130,7 @@ def test_a_run_of_one_host_is_finished_by_two(whole, tmp_path, monkeypatch):
     given = {"chain_batch": 4}
     hosts = [run.resume(folder, given, hosts=Hosts(index, 2, 5)) for index in range(2)]
     assert [one.groups for host in hosts for one in host.checkpoints] == [(0, 1), (2, 3)]
-    hosts[1].execute()
+    assert hosts[1].take_part()
     assert hosts[0].execute().record["status"] == "finished"
     assert_same_pictures(folder, whole)
 

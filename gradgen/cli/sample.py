@@ -330,12 +330,15 @@ def sample(
         common.note(line)
     try:
         with stopped_by_interrupt() as stop, shown(begun) as show:
-            samples = begun.execute(on_progress=show, stop=stop)
+            if hosts.is_first:
+                samples = begun.execute(on_progress=show, stop=stop)
+            else:
+                ended = begun.take_part(on_progress=show, stop=stop)
     except KeyboardInterrupt:
         common.note(f"stopped at once; continue with: gradgen sample --resume {begun.folder}")
         raise
     if not hosts.is_first:
-        if samples.record["status"] == "interrupted" and stop():
+        if not ended:
             raise KeyboardInterrupt
         return None
     for host in samples.record["silent_hosts"]:
