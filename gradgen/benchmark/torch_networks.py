@@ -27,7 +27,11 @@ from gradgen.target import make_target
 
 LogProbability = Callable[[Tensor], Tensor]  # codes (n, code) -> log p(class | g(z)) (n, classes)
 # Relative, of the gradient: float32 sums of some thousand terms in another order, layer on layer.
+# Of CaffeNet's gradients some agree to 1e-6; in others a unit so near a rectifier's kink or a
+# pooling's tie that the order decides makes 1e-3. So it is the median over some codes that counts:
+# a layer that is wrong is so for all of them.
 TOLERANCE = 1e-3
+CHECKED = 8
 
 
 def gradient_loops(bundle: Bundle, z: Array, gradients: int) -> dict[str, Loop]:
@@ -60,9 +64,10 @@ def gradient_loops(bundle: Bundle, z: Array, gradients: int) -> dict[str, Loop]:
         return Loop(run, gradients)
 
     target = make_target(bundle, likelihood_weight=weight)
-    ours = jax.jit(target.value_and_grad)(target.params, jnp.int32(0), z).gradient
-    gap = np.asarray(ours) - gradient(log_p, start).cpu().numpy()
-    error = float(np.linalg.norm(gap) / np.linalg.norm(np.asarray(ours)))
+    checked = jax.random.normal(jax.random.key(0), (CHECKED, z.shape[1]))
+    ours = jax.jit(target.value_and_grad)(target.params, jnp.int32(0), checked).gradient
+    theirs = gradient(log_p, torch.from_numpy(np.array(checked)).to(on)).cpu().numpy()
+    error = relative_error(theirs, np.asarray(ours))
     if not error < TOLERANCE:
         raise GradgenError(f"PyTorch's gradient differs from ours by {error:.1e}, relatively")
     loops = {"PyTorch": loop(log_p)}
@@ -72,6 +77,12 @@ def gradient_loops(bundle: Bundle, z: Array, gradients: int) -> dict[str, Loop]:
     except Exception:  # no C++ compiler, a Python too new …: torch names no common type
         return loops
     return loops | {"PyTorch, compiled": loop(compiled)}
+
+
+def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
+    """The median over codes of |found - expected| / |expected|; both (n, code)."""
+    gaps = np.linalg.norm(found - expected, axis=1) / np.linalg.norm(expected, axis=1)
+    return float(np.median(gaps))
 
 
 def _networks(bundle: Bundle, on: str) -> LogProbability:
