@@ -129,7 +129,9 @@ def train(
         checkpoint = folder / "checkpoints" / "classifier.msgpack"
         done = seconds_done(checkpoint)
         trained = done >= settings.minutes * 60
-        lessons = None if viewer is None or trained else _ask(viewer, training, seed)
+        lessons = (
+            None if viewer is None or trained else _ask(viewer, training, checkpoint.parent, seed)
+        )
         with _training_bar("classifier", settings.minutes, done) as bar:
             encoder, facts = classifier.train_classifier(
                 training,
@@ -204,13 +206,12 @@ def train(
     out.print(f"{folder}\n{picture}", highlight=False, soft_wrap=True)
 
 
-def _ask(lite0: EfficientNetLite, training: Dataset, seed: int) -> np.ndarray:
+def _ask(lite0: EfficientNetLite, training: Dataset, checkpoints: Path, seed: int) -> np.ndarray:
     """What lite0 makes of the training images, for the classifier to learn from."""
     from gradgen.training import teacher
 
     with progress("asking lite0", total=len(training), unit="images") as bar:
-        features = teacher.all_features(lite0, training.images, bar.update)
-    return teacher.name_classes(features, training, seed)
+        return teacher.ask(lite0, training, checkpoints / "lite0.safetensors", seed, bar.update)
 
 
 def _check(

@@ -9,6 +9,7 @@ the other half, since what has been fitted to an image's label only repeats it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,6 +24,7 @@ from gradgen.models.efficientnet import EfficientNetLite
 from gradgen.networks import resize
 from gradgen.training.critics import LITE0_SIZE
 from gradgen.training.data import Dataset, batches
+from gradgen.weights.store import load_arrays, save_arrays
 
 BATCH_SIZE = 500
 EPOCHS, LEAST_STEPS = 8, 1000
@@ -45,6 +47,32 @@ def all_features(
         return nnx.merge(graph, params).features(resize(images, LITE0_SIZE))
 
     return evaluate(run, params, images, on_progress)
+
+
+def ask(
+    lite0: EfficientNetLite,
+    train: Dataset,
+    path: Path,
+    seed: int = 0,
+    on_progress: Callable[[int], None] | None = None,
+) -> np.ndarray:
+    """:func:`name_classes` of the training photographs, kept in a file: lite0 takes minutes for it.
+
+    Args:
+        path: safetensors; read if it is there and of as many photographs, else written.
+        on_progress: called with the number of photographs that lite0 has looked at.
+
+    Raises:
+        GradgenError: the file is not readable.
+    """
+    if path.exists():
+        named = load_arrays(path).get("named")
+        if named is not None and named.shape == (len(train), len(train.classes)):
+            return named
+    named = name_classes(all_features(lite0, train.images, on_progress), train, seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_arrays(path, {"named": named})
+    return load_arrays(path)["named"]  # as a resumed training will read it: in half precision
 
 
 def name_classes(features: np.ndarray, train: Dataset, seed: int = 0) -> np.ndarray:

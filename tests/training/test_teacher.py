@@ -43,3 +43,18 @@ def test_nobody_is_named_by_one_who_was_told_his_label():
     named = teacher.name_classes(features, make_dataset(labels))
     right = np.mean(named.argmax(1) == labels)
     assert abs(right - 0.5) < 4 * 0.5 / 600**0.5  # four standard errors of chance
+
+
+def test_the_teacher_is_asked_once(tmp_path, monkeypatch, clouds):
+    features, labels, _ = clouds
+    data, path = make_dataset(labels), tmp_path / "checkpoints" / "lite0.safetensors"
+    monkeypatch.setattr(teacher, "all_features", lambda *_: features)
+    first = teacher.ask(None, data, path)
+    np.testing.assert_allclose(first, teacher.name_classes(features, data), atol=5e-4)  # 11 bits
+
+    monkeypatch.setattr(teacher, "all_features", None)  # asking again would fail
+    np.testing.assert_array_equal(teacher.ask(None, data, path), first)
+
+    monkeypatch.setattr(teacher, "all_features", lambda *_: features[:3000])
+    fewer = make_dataset(labels[:3000])  # of other data than the file's: asked anew
+    assert teacher.ask(None, fewer, path).shape == (3000, 3)
