@@ -46,7 +46,7 @@ def gradient_loops(bundle: Bundle, z: Array, gradients: int) -> dict[str, Loop]:
     weight = float(bundle.card.get("recommended", {}).get("likelihood_weight", 1.0))
     on = "cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu"
     log_p = _networks(bundle, on)
-    start = torch.from_numpy(np.array(z)).to(on)
+    start = _tensor(np.asarray(z), on)
 
     def gradient(log_p: LogProbability, z: Tensor) -> Tensor:
         z = z.detach().requires_grad_()
@@ -66,7 +66,7 @@ def gradient_loops(bundle: Bundle, z: Array, gradients: int) -> dict[str, Loop]:
     target = make_target(bundle, likelihood_weight=weight)
     checked = jax.random.normal(jax.random.key(0), (CHECKED, z.shape[1]))
     ours = jax.jit(target.value_and_grad)(target.params, jnp.int32(0), checked).gradient
-    theirs = gradient(log_p, torch.from_numpy(np.array(checked)).to(on)).cpu().numpy()
+    theirs = gradient(log_p, _tensor(np.asarray(checked), on)).cpu().numpy()
     error = relative_error(theirs, np.asarray(ours))
     if not error < TOLERANCE:
         raise GradgenError(f"PyTorch's gradient differs from ours by {error:.1e}, relatively")

@@ -210,8 +210,11 @@ def _ask(lite0: EfficientNetLite, training: Dataset, checkpoints: Path, seed: in
     """What lite0 makes of the training images, for the classifier to learn from."""
     from gradgen.training import teacher
 
-    with progress("asking lite0", total=len(training), unit="images") as bar:
-        return teacher.ask(lite0, training, checkpoints / "lite0.safetensors", seed, bar.update)
+    kept = checkpoints / "lite0.safetensors"
+    count = len(training)
+    done = count if kept.exists() else 0
+    with progress("asking lite0", total=count, unit="images", start_at=done) as bar:
+        return teacher.ask(lite0, training, kept, seed, bar.update)
 
 
 def _check(
