@@ -8,6 +8,7 @@ where conversions go wrong.
 from __future__ import annotations
 
 from functools import reduce
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +16,9 @@ import numpy as np
 from flax import nnx
 from jax import Array, lax
 
+from gradgen.models.doubling import FEWEST_CHANNELS, TransformedDoubling, doubling_convolution
 from gradgen.models.layers import convolve, dense, space_to_depth
-from gradgen.models.winograd import Preparable
+from gradgen.models.winograd import Preparable, Transformed
 
 
 class Conv(Preparable):
@@ -56,8 +58,8 @@ class Conv(Preparable):
             outputs = [convolve(*pair, margins) for pair in zip(inputs, kernels, strict=True)]
         return jnp.concatenate(outputs, axis=-1) + self.bias[...]
 
-    def same_size_kernels(self) -> list[np.ndarray]:
-        return _same_size_kernels(self, self.groups)
+    def transformed(self) -> list[Any]:
+        return _same_size(self, self.groups)
 
 
 class Deconv(Preparable):
@@ -93,13 +95,17 @@ class Deconv(Preparable):
             outputs = doubling_convolution(images, kernel)
         return outputs + self.bias[...]
 
-    def same_size_kernels(self) -> list[np.ndarray]:
-        return _same_size_kernels(self)
+    def transformed(self) -> list[Any]:
+        if self.stride == 2 and self.kernel.shape[-1] >= FEWEST_CHANNELS:
+            return [TransformedDoubling(np.asarray(self.kernel[...]))]
+        return _same_size(self)
 
 
-def _same_size_kernels(layer: Conv | Deconv, groups: int = 1) -> list[np.ndarray]:
-    same = layer.kernel.shape[:2] == (3, 3) and layer.stride == layer.padding == 1
-    return np.split(np.asarray(layer.kernel[...]), groups, axis=-1) if same else []
+def _same_size(layer: Conv | Deconv, groups: int = 1) -> list[Any]:
+    if layer.kernel.shape[:2] != (3, 3) or layer.stride != 1 or layer.padding != 1:
+        return []
+    kernels = np.split(np.asarray(layer.kernel[...]), groups, axis=-1)
+    return [Transformed(kernel) for kernel in kernels]
 
 
 def strided_convolution(images: Array, kernel: Array, stride: int, padding: int) -> Array:
@@ -128,32 +134,6 @@ def strided_convolution(images: Array, kernel: Array, stride: int, padding: int)
     kernel = kernel.reshape(blocks, stride, blocks, stride, features_in, features_out)
     kernel = kernel.transpose(0, 2, 1, 3, 4, 5).reshape(blocks, blocks, -1, features_out)
     return convolve(space_to_depth(filled, stride), kernel, ((0, 0), (0, 0)))
-
-
-def doubling_convolution(images: Array, kernel: Array) -> Array:
-    """Transposed convolution k4 s2 p1, as a plain one of 2 x 2 to four times the channels.
-
-    An output pixel sees two of the kernel's four rows, an even one those before and at its own
-    place, an odd one those at and after it; columns likewise. So the four parities are four plain
-    convolutions, and their outputs the four pixels that one input pixel becomes.
-
-    kernel: (4, 4, c_in, c_out), that of the plain convolution on the input spread out by 2.
-    """
-    n, height, width, features_in = images.shape
-    features_out = kernel.shape[-1]
-    # taps 0 and 2 of the flipped kernel make the even pixels, 1 and 3 the odd ones
-    parts = kernel.reshape(2, 2, 2, 2, features_in, features_out)  # tap, parity; tap, parity
-    parts = parts.transpose(0, 2, 4, 1, 3, 5).reshape(2, 2, features_in, 4 * features_out)
-    found = convolve(images, parts, ((1, 1), (1, 1))).reshape(
-        n, height + 1, width + 1, 2, 2, features_out
-    )
-    rows = [
-        jnp.stack(
-            [found[:, a : a + height, b : b + width, a, b] for b in (0, 1)], axis=3
-        )  # n, H, W, 2, c
-        for a in (0, 1)
-    ]
-    return jnp.stack(rows, axis=2).reshape(n, 2 * height, 2 * width, features_out)
 
 
 class Dense(nnx.Module):
@@ -189,12 +169,29 @@ def _he(rngs: nnx.Rngs, shape: tuple[int, ...]) -> Array:
     return jax.random.normal(rngs.params(), shape) * float((2 / np.prod(shape[:-1])) ** 0.5)
 
 
+@jax.custom_jvp
+def _maximum(first: Array, second: Array) -> Array:
+    """jnp.maximum, but the first has the gradient where both are equal.
+
+    To share it out between them, as JAX does, takes divisions: most of the time of a pooling layer.
+    """
+    return jnp.maximum(first, second)
+
+
+@_maximum.defjvp
+def _maximum_jvp(
+    primals: tuple[Array, Array], tangents: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    first, second = primals
+    return _maximum(first, second), jnp.where(first >= second, *tangents)
+
+
 def max_pool(images: Array, size: int, stride: int, padding: int = 0) -> Array:
     """Caffe's max pooling: the output's side is rounded up, windows may hang over the edge.
 
     side = ceil((H + 2 p - k) / s) + 1, one less if the last window would begin beyond H + p.
     Rows first, then columns, each as the maximum of shifted pictures: XLA's own pooling is ten
-    times slower backward on a CPU. Where places of a window are equal, they share the gradient.
+    times slower backward on a CPU. Where places of a window are equal, one has all of the gradient.
     """
     for axis in (1, 2):
         before, after = _margin(images.shape[axis], size, stride, padding)
@@ -205,7 +202,7 @@ def max_pool(images: Array, size: int, stride: int, padding: int = 0) -> Array:
         shifted = [
             lax.slice_in_dim(filled, start, start + last + 1, stride, axis) for start in range(size)
         ]
-        images = reduce(jnp.maximum, shifted)
+        images = reduce(_maximum, shifted)
     return images
 
 

@@ -7,6 +7,7 @@ images give a bfloat16 pass over float32 parameters.
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ import numpy as np
 from flax import nnx
 from jax import Array, lax
 
-from gradgen.models.winograd import Preparable
+from gradgen.models.winograd import Preparable, Transformed
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 Padding = tuple[tuple[int, int], tuple[int, int]]
@@ -218,8 +219,49 @@ class Affine(Preparable):
             return self.norm(outputs)
         return outputs + per_channel(self.bias[...], outputs)
 
-    def same_size_kernels(self) -> list[np.ndarray]:
-        return [np.asarray(self.kernel[...])] if self.kernel.shape[:-2] == (3, 3) else []
+    def transformed(self) -> list[Any]:
+        if self.kernel.shape[:-2] != (3, 3):
+            return []
+        return [Transformed(np.asarray(self.kernel[...]))]
+
+
+class UnshuffledConv(Affine):
+    """Affine(features_in, features_out, 3) of :func:`depth_to_space` of its input, before that.
+
+    depth_to_space(UnshuffledConv(x)) = Affine(depth_to_space(x)): a pixel of x is four pixels
+    there, and 3 x 3 pixels of x hold all that those four see. Four times the products, but with
+    many channels at few places instead of few at many, and nothing to be shuffled.
+    """
+
+    def __init__(self, features_in: int, features_out: int, *, scale: float, rngs: nnx.Rngs):
+        super().__init__(features_in, features_out, 3, scale=scale, rngs=rngs)
+
+    def __call__(self, inputs: Array) -> Array:
+        """inputs: (n, H, W, 4 features_in). Returns (n, H, W, 4 features_out)."""
+        if (winograd := self.prepared_for(inputs)) is not None:
+            outputs = winograd[0](inputs)
+        else:
+            outputs = conv2d(inputs, unshuffled_kernel(self.kernel[...]).astype(inputs.dtype))
+        return outputs + per_channel(jnp.tile(self.bias[...], 4), outputs)
+
+    def transformed(self) -> list[Any]:
+        return [Transformed(np.asarray(unshuffled_kernel(self.kernel[...])))]
+
+
+def unshuffled_kernel(kernel: Array) -> Array:
+    """(3, 3, c_in, c_out) -> (3, 3, 4 c_in, 4 c_out), see :class:`UnshuffledConv`."""
+    # the pixel (a, b) of four reads pixels a … a + 2 of the six in three patches, less the first
+    placed = jnp.stack(
+        [
+            jnp.pad(kernel, ((a + 1, 2 - a), (b + 1, 2 - b), (0, 0), (0, 0)))
+            for a in (0, 1)
+            for b in (0, 1)
+        ],
+        axis=-2,
+    )
+    features_in, _, features_out = placed.shape[2:]
+    patches = placed.reshape(3, 2, 3, 2, features_in, 4 * features_out)
+    return patches.transpose(0, 2, 1, 3, 4, 5).reshape(3, 3, 4 * features_in, 4 * features_out)
 
 
 def fold_batch_norm(module: nnx.Module) -> None:

@@ -15,7 +15,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from gradgen.models.layers import Affine, Residual, depth_to_space, leaky_relu, space_to_depth
+from gradgen.models.layers import (
+    Affine,
+    Residual,
+    UnshuffledConv,
+    depth_to_space,
+    leaky_relu,
+    space_to_depth,
+)
 
 IMAGE_SIZE = 64
 FC6_SIZE = 512
@@ -97,7 +104,7 @@ class Generator(nnx.Module):
         self.conv5 = Residual(64, slope=slope, scale=0.3, rngs=rngs)
         self.up6 = Affine(64, 4 * 32, 1, rngs=rngs)
         self.conv6 = Affine(32, 4 * 8, 3, rngs=rngs)
-        self.conv7 = Affine(8, 3, 3, scale=0.3, rngs=rngs)
+        self.conv7 = UnshuffledConv(8, 3, scale=0.3, rngs=rngs)
         self.slope = slope
 
     def __call__(self, codes: Array) -> Array:
@@ -109,8 +116,8 @@ class Generator(nnx.Module):
         hidden = self.conv4(leaky_relu(depth_to_space(self.up4(hidden)), slope))
         hidden = self.conv5(leaky_relu(depth_to_space(self.up5(hidden)), slope))
         hidden = leaky_relu(depth_to_space(self.up6(hidden)), slope)
-        hidden = leaky_relu(depth_to_space(self.conv6(hidden)), slope)
-        return jnp.tanh(self.conv7(hidden))
+        hidden = leaky_relu(self.conv6(hidden), slope)
+        return depth_to_space(jnp.tanh(self.conv7(hidden)))
 
 
 class Discriminator(nnx.Module):

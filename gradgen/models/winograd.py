@@ -7,9 +7,15 @@ faster than XLA's convolution, which multiplies as often as the definition says;
 libraries do the like themselves.
 
 Kernels are transformed once, when a network is loaded (:func:`prepare_for_inference`).
+:mod:`gradgen.models.doubling` does the same for convolutions that double the side.
 """
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,20 +23,33 @@ import numpy as np
 from flax import nnx
 from jax import Array, lax
 
-FEWEST_PICTURES = 8  # with fewer, the matrix products are too small to be fast
+# With fewer pictures, the transforms cost more than they save, unless there is much to be saved.
+FEWEST_PICTURES, MANY_MULTIPLY_ADDS = 6, 50e6
 KERNEL_TRANSFORM = ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0))
 
 
-def transform_kernel(kernel: np.ndarray) -> np.ndarray:
-    """(3, 3, c_in, c_out) -> (16, c_in, c_out)."""
+# a single program even where the network around it is not compiled
+compiled = partial(jax.jit, inline=True)
+
+
+def transform_kernel(kernel: np.ndarray) -> list[np.ndarray]:
+    """(3, 3, c_in, c_out) -> 16 matrices (c_in, c_out), row by row of a patch's products."""
     # by NumPy: JAX would compile this for each shape, which takes longer than computing it
     transform = np.asarray(KERNEL_TRANSFORM, kernel.dtype)
     rows = np.tensordot(transform, kernel, (1, 0))  # a, j, c, d
     transformed = np.tensordot(transform, rows, (1, 1)).swapaxes(0, 1)  # b, a, … to a, b, …
-    return transformed.reshape(16, *kernel.shape[2:])
+    return list(transformed.reshape(16, *kernel.shape[2:]))
 
 
-def _convolve(images: Array, kernels: Array) -> Array:
+def merged(arrays: Sequence[Array], axis: int) -> Array:
+    """Arrays of the same shape, one place of each in turn along an axis."""
+    shape = list(arrays[0].shape)
+    shape[axis] *= len(arrays)
+    return jnp.stack(arrays, axis + 1).reshape(shape)
+
+
+@compiled
+def _convolve(images: Array, kernels: list[Array]) -> Array:
     n, height, width, features = images.shape
     rows, columns = -(-height // 2), -(-width // 2)  # of patches; one hangs over an odd edge
 
@@ -48,16 +67,18 @@ def _convolve(images: Array, kernels: Array) -> Array:
         for row in transformed(jnp.pad(images, margins), 1, rows)
         for patch in transformed(row, 2, columns)
     ]
-    products = jnp.einsum("pnc,pcd->pnd", jnp.stack(patches), kernels)
+    # one by one: to stack the patches for a single batched product would copy them
+    products = [
+        (patch @ kernel).reshape(n, rows, columns, -1)
+        for patch, kernel in zip(patches, kernels, strict=True)
+    ]
     by_row = [back(*products[j::4]) for j in range(4)]
-    pixels = [jnp.stack(back(*row), 1) for row in zip(*by_row, strict=True)]
-    tiles = jnp.stack(pixels, 1).reshape(n, rows, columns, 2, 2, kernels.shape[-1])
-    outputs = tiles.transpose(0, 1, 3, 2, 4, 5).reshape(n, 2 * rows, 2 * columns, -1)
-    return outputs[:, :height, :width]
+    pixels = [merged(back(*row), 2) for row in zip(*by_row, strict=True)]
+    return merged(pixels, 1)[:, :height, :width]
 
 
 @jax.custom_vjp
-def convolve(images: Array, forward: Array, backward: Array) -> Array:
+def convolve(images: Array, forward: list[Array], backward: list[Array]) -> Array:
     """Convolution with a 3 x 3 kernel and zero padding to the same size.
 
     images: (n, H, W, c_in). forward: :func:`transform_kernel` of the kernel; backward: of the
@@ -67,11 +88,13 @@ def convolve(images: Array, forward: Array, backward: Array) -> Array:
     return _convolve(images, forward)
 
 
-def _forward(images: Array, forward: Array, backward: Array) -> tuple[Array, Array]:
+def _forward(
+    images: Array, forward: list[Array], backward: list[Array]
+) -> tuple[Array, list[Array]]:
     return _convolve(images, forward), backward
 
 
-def _backward(backward: Array, cotangent: Array) -> tuple[Array, None, None]:
+def _backward(backward: list[Array], cotangent: Array) -> tuple[Array, None, None]:
     return _convolve(cotangent, backward), None, None
 
 
@@ -82,16 +105,32 @@ class Constant(nnx.Variable):
     """Made from parameters, once."""
 
 
-class Transformed(nnx.Module):
+class BothDirections(nnx.Module):
+    """Transformed kernels, forward and backward."""
+
+    def __init__(self, forward: list[np.ndarray], backward: list[np.ndarray]):
+        self.forward = nnx.List([Constant(jnp.asarray(matrix)) for matrix in forward])
+        self.backward = nnx.List([Constant(jnp.asarray(matrix)) for matrix in backward])
+
+    def matrices(self) -> tuple[list[Array], list[Array]]:
+        """Those forward, those backward."""
+        return [one[...] for one in self.forward], [one[...] for one in self.backward]
+
+
+class Transformed(BothDirections):
     """A kernel (3, 3, c_in, c_out), transformed for both directions."""
 
     def __init__(self, kernel: np.ndarray):
         flipped = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
-        self.forward = Constant(jnp.asarray(transform_kernel(kernel)))
-        self.backward = Constant(jnp.asarray(transform_kernel(flipped)))
+        super().__init__(transform_kernel(kernel), transform_kernel(flipped))
 
     def __call__(self, images: Array) -> Array:
-        return convolve(images, self.forward[...], self.backward[...])
+        return convolve(images, *self.matrices())
+
+    def fits(self, images: Array) -> bool:
+        """Whether it is faster than the plain way."""
+        multiply_adds = 9 * math.prod((*images.shape[:-1], *self.forward[0].shape))
+        return len(images) >= FEWEST_PICTURES or multiply_adds >= MANY_MULTIPLY_ADDS
 
 
 class Preparable(nnx.Module):
@@ -101,16 +140,17 @@ class Preparable(nnx.Module):
         winograd: its kernels, one a group; ``None`` before it is prepared.
     """
 
-    winograd: nnx.List[Transformed] | None = None
+    winograd: nnx.List[Any] | None = None
 
-    def same_size_kernels(self) -> list[np.ndarray]:
-        """Its kernels (3, 3, c_in, c_out) with stride 1 and padding 1, one a group; else none."""
+    def transformed(self) -> list[Any]:
+        """Its kernels for Winograd, one a group; none if its convolutions are of another kind."""
         raise NotImplementedError
 
-    def prepared_for(self, images: Array) -> nnx.List[Transformed] | None:
+    def prepared_for(self, images: Array) -> nnx.List[Any] | None:
         """:attr:`winograd` where it will be fast, else ``None``."""
-        fits = images.dtype == jnp.float32 and len(images) >= FEWEST_PICTURES
-        return self.winograd if fits else None
+        if self.winograd is None or images.dtype != jnp.float32:
+            return None
+        return self.winograd if self.winograd[0].fits(images) else None
 
 
 def prepare_for_inference(module: nnx.Module) -> None:
@@ -121,5 +161,5 @@ def prepare_for_inference(module: nnx.Module) -> None:
     if jax.default_backend() != "cpu":
         return
     for _, layer in nnx.iter_modules(module):
-        if isinstance(layer, Preparable) and (kernels := layer.same_size_kernels()):
-            layer.winograd = nnx.List([Transformed(kernel) for kernel in kernels])
+        if isinstance(layer, Preparable) and (kernels := layer.transformed()):
+            layer.winograd = nnx.List(kernels)

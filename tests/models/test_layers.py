@@ -10,7 +10,7 @@ from flax import nnx
 from jax import lax
 
 from gradgen.models import layers
-from gradgen.models.caffe_layers import doubling_convolution, max_pool, strided_convolution
+from gradgen.models.caffe_layers import max_pool, strided_convolution
 from gradgen.models.layers import LAYOUT, dense, leaky_relu, pointwise
 
 
@@ -108,21 +108,6 @@ def test_a_strided_convolution_is_laxs_in_value_and_gradient(side, size, stride,
     same_function(lambda x: strided_convolution(x, kernel, stride, padding), theirs, images)
 
 
-def test_a_doubling_convolution_is_laxs_transposed_one_in_value_and_gradient():
-    rng = np.random.default_rng(1)
-    images = rng.standard_normal((2, 5, 7, 3)).astype(np.float32)
-    kernel = rng.standard_normal((4, 4, 3, 6)).astype(np.float32)
-    theirs = partial(
-        lax.conv_general_dilated,
-        rhs=kernel,
-        window_strides=(1, 1),
-        padding=((2, 2), (2, 2)),
-        lhs_dilation=(2, 2),
-        dimension_numbers=LAYOUT,
-    )
-    same_function(lambda x: doubling_convolution(x, kernel), theirs, images)
-
-
 @pytest.mark.parametrize(
     ("side", "size", "stride", "padding"),
     [(55, 3, 2, 0), (28, 3, 1, 1), (112, 3, 2, 0), (8, 2, 2, 1)],
@@ -140,6 +125,41 @@ def test_pooling_is_laxs_in_value_and_gradient(side, size, stride, padding):
         lambda x: lax.reduce_window(x, -jnp.inf, lax.max, window, strides, margins),
         images,
     )
+
+
+def test_of_equal_pixels_in_a_pooling_window_one_has_the_gradient():
+    images, cotangent = jnp.ones((1, 4, 4, 1)), jnp.array([[1.0, 2.0], [3.0, 4.0]])
+    gradient = jax.vjp(lambda x: max_pool(x, 2, 2), images)[1](cotangent[None, :, :, None])[0]
+    expected = np.zeros((4, 4))
+    expected[::2, ::2] = cotangent
+    np.testing.assert_array_equal(gradient[0, ..., 0], expected)
+
+
+def test_a_pooling_window_with_a_nan_is_nan():
+    images = jnp.ones((1, 4, 4, 1)).at[0, 1, 1, 0].set(jnp.nan)
+    assert np.isnan(max_pool(images, 2, 2)[0, ..., 0]).tolist() == [[True, False], [False, False]]
+
+
+def test_an_unshuffled_convolution_is_that_of_the_shuffled_picture():
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(5)
+        inputs, kernel, bias = (
+            jnp.asarray(rng.normal(size=shape)) for shape in ((2, 4, 5, 12), (3, 3, 3, 2), (2,))
+        )
+
+        def shuffled(kernel, inputs):
+            return layers.conv2d(layers.depth_to_space(inputs), kernel) + bias
+
+        def unshuffled(kernel, inputs):
+            layer = layers.UnshuffledConv(3, 2, scale=1.0, rngs=nnx.Rngs(0))
+            layer.kernel[...], layer.bias[...] = kernel, bias
+            return layers.depth_to_space(layer(inputs))
+
+        theirs, pull_theirs = jax.vjp(shuffled, kernel, inputs)
+        ours, pull_ours = jax.vjp(unshuffled, kernel, inputs)
+        np.testing.assert_allclose(ours, theirs, atol=1e-13)
+        for mine, other in zip(pull_ours(theirs), pull_theirs(theirs), strict=True):
+            np.testing.assert_allclose(mine, other, atol=1e-12)
 
 
 def test_a_dense_layers_gradients_are_those_of_the_product():

@@ -1,0 +1,210 @@
+"""Transposed convolutions k4 s2 p1, which double the side, plainly and by Winograd.
+
+Along an axis, pixels 2 i and 2 i + 1 of the output are
+
+    k0 x[i - 1] + k2 x[i]    and    k1 x[i] + k3 x[i + 1],
+
+so that each of the two is a convolution with two taps, and two pixels of it take three products by
+F(2, 2) (Winograd 1980) instead of four. With the differences d[i] = x[i] - x[i - 1] they are, from
+pixel 4 j on,
+
+    -k0 d[2j]                       + (k0 + k2) x[2j]
+                -k1 d[2j + 1]       + (k1 + k3) x[2j + 1]
+                 k2 d[2j + 1]       + (k0 + k2) x[2j]
+                       k3 d[2j + 2] + (k1 + k3) x[2j + 1]
+
+Six products where the definition has eight, 36 instead of 64 in a picture. They are made as 16
+matrix products, since each of the four kinds of inputs along an axis, differences and pixels at
+even and at odd places, has its own kernels.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from gradgen.models.layers import convolve
+from gradgen.models.winograd import BothDirections, compiled, merged
+
+FEWEST_CHANNELS = 64  # of the output; with fewer, the sums around the products cost more
+# The kernels of d[even] (for the pixels before and at its own), d[odd], x[even], x[odd]
+KINDS = (
+    ((0.0, 0.0, 0.0, 1.0), (-1.0, 0.0, 0.0, 0.0)),
+    ((0.0, -1.0, 0.0, 0.0), (0.0, 0.0, 1.0, 0.0)),
+    ((1.0, 0.0, 1.0, 0.0),),
+    ((0.0, 1.0, 0.0, 1.0),),
+)
+
+
+def doubling_convolution(images: Array, kernel: Array) -> Array:
+    """The plain way: a convolution of 2 x 2 to four times the channels.
+
+    An output pixel sees two of the kernel's four rows, an even one those before and at its own
+    place, an odd one those at and after it; columns likewise. So the four parities are four plain
+    convolutions, and their outputs the four pixels that one input pixel becomes.
+
+    kernel: (4, 4, c_in, c_out), that of the plain convolution on the input spread out by 2.
+    """
+    n, height, width, features_in = images.shape
+    features_out = kernel.shape[-1]
+    # taps 0 and 2 of the flipped kernel make the even pixels, 1 and 3 the odd ones
+    parts = kernel.reshape(2, 2, 2, 2, features_in, features_out)  # tap, parity; tap, parity
+    parts = parts.transpose(0, 2, 4, 1, 3, 5).reshape(2, 2, features_in, 4 * features_out)
+    found = convolve(images, parts, ((1, 1), (1, 1))).reshape(
+        n, height + 1, width + 1, 2, 2, features_out
+    )
+    rows = [
+        jnp.stack(
+            [found[:, a : a + height, b : b + width, a, b] for b in (0, 1)], axis=3
+        )  # n, H, W, 2, c
+        for a in (0, 1)
+    ]
+    return jnp.stack(rows, axis=2).reshape(n, 2 * height, 2 * width, features_out)
+
+
+def transform_kernel(kernel: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """(4, 4, c_in, c_out) -> the 16 matrices of the products forward, and of those backward.
+
+    Forward (c_in, u c_out), backward (u c_out, c_in), where u is 1, 2 or 4 pixels.
+    """
+    transform = np.concatenate(KINDS).astype(kernel.dtype)
+    rows = np.tensordot(transform, kernel, (1, 0))  # a, j, c, d
+    both = np.tensordot(transform, rows, (1, 1)).swapaxes(0, 1)  # b, a, … to a, b, …
+    ends = np.cumsum([len(kind) for kind in KINDS])
+    places = [slice(end - len(kind), end) for end, kind in zip(ends, KINDS, strict=True)]
+    forward, backward = [], []
+    for a, b in itertools.product(places, places):
+        units = both[a, b]
+        forward.append(units.transpose(2, 0, 1, 3).reshape(kernel.shape[2], -1))
+        backward.append(units.transpose(0, 1, 3, 2).reshape(-1, kernel.shape[2]))
+    return forward, backward
+
+
+def _every_other(array: Array, axis: int, start: int) -> Array:
+    return lax.slice_in_dim(array, start, array.shape[axis], 2, axis)
+
+
+def _padded(array: Array, axis: int) -> Array:
+    """A zero before and after."""
+    margins = [(0, 0)] * array.ndim
+    margins[axis] = (1, 1)
+    return jnp.pad(array, margins)
+
+
+def _kinds(images: Array, axis: int) -> tuple[Array, Array, Array, Array]:
+    """Differences at even places (one more than of the rest) and odd ones; pixels at both."""
+    padded, count = _padded(images, axis), images.shape[axis]
+    after = lax.slice_in_dim(padded, 1, count + 2, 1, axis)
+    differences = after - lax.slice_in_dim(padded, 0, count + 1, 1, axis)
+    return (
+        _every_other(differences, axis, 0),
+        _every_other(differences, axis, 1),
+        _every_other(images, axis, 0),
+        _every_other(images, axis, 1),
+    )
+
+
+def _kinds_transposed(kinds: list[Array], axis: int) -> Array:
+    """The transpose of :func:`_kinds`."""
+    even, odd, pixels, others = kinds
+    count = pixels.shape[axis]
+    before = lax.slice_in_dim(even, 0, count, 1, axis)
+    behind = lax.slice_in_dim(even, 1, count + 1, 1, axis)
+    return merged([before - odd + pixels, odd - behind + others], axis)
+
+
+def _pixels(products: list[Array], axis: int, unit: int) -> Array:
+    """Products by kind -> four pixels for each two; ``unit``: the axis of a product's pixels."""
+    even, odd, both, others = products
+    count = both.shape[axis]
+
+    def of(array: Array, index: int) -> Array:
+        return lax.index_in_dim(array, index, unit, keepdims=False)
+
+    before = lax.slice_in_dim(of(even, 1), 0, count, 1, axis)
+    behind = lax.slice_in_dim(of(even, 0), 1, count + 1, 1, axis)
+    both, others = of(both, 0), of(others, 0)
+    return merged([before + both, of(odd, 0) + others, both + of(odd, 1), others + behind], axis)
+
+
+def _pixels_transposed(pixels: Array, axis: int) -> tuple[Array, Array, Array, Array]:
+    """The transpose of :func:`_pixels`; the axis of a product's pixels follows ``axis``."""
+    shape = list(pixels.shape)
+    shape[axis : axis + 1] = [shape[axis] // 2 + 1, 2]
+    pairs = _padded(pixels, axis).reshape(shape)
+    count = pixels.shape[axis]
+    quarter = [lax.slice_in_dim(pixels, i, count, 4, axis) for i in range(4)]
+    return (
+        _every_other(pairs, axis, 0),
+        _every_other(pairs, axis, 1),
+        jnp.expand_dims(quarter[0] + quarter[2], axis + 1),
+        jnp.expand_dims(quarter[1] + quarter[3], axis + 1),
+    )
+
+
+@compiled
+def _convolve(images: Array, kernels: list[Array]) -> Array:
+    by_row = []
+    for i, row in enumerate(_kinds(images, 1)):
+        products = []
+        for j, part in enumerate(_kinds(row, 2)):
+            units = [len(KINDS[i]), len(KINDS[j])]
+            product = part.reshape(-1, part.shape[-1]) @ kernels[4 * i + j]
+            products.append(product.reshape(*part.shape[:3], *units, -1))
+        by_row.append(_pixels(products, 2, 4))
+    return _pixels(by_row, 1, 3)
+
+
+@compiled
+def _convolve_transposed(cotangent: Array, kernels: list[Array]) -> Array:
+    by_row = []
+    for i, row in enumerate(_pixels_transposed(cotangent, 1)):  # n, h, unit, W, c
+        products = []
+        for j, part in enumerate(_pixels_transposed(row, 3)):  # n, h, unit, w, unit, c
+            n, height, _, width = part.shape[:4]
+            rows = part.transpose(0, 1, 3, 2, 4, 5).reshape(n * height * width, -1)
+            products.append((rows @ kernels[4 * i + j]).reshape(n, height, width, -1))
+        by_row.append(_kinds_transposed(products, 2))
+    return _kinds_transposed(by_row, 1)
+
+
+@jax.custom_vjp
+def convolve_doubling(images: Array, forward: list[Array], backward: list[Array]) -> Array:
+    """:func:`doubling_convolution` by Winograd, for even sides.
+
+    images: (n, H, W, c_in). forward, backward: :func:`transform_kernel` of the kernel. The gradient
+    is with respect to the images alone: the kernels count as constants.
+    """
+    return _convolve(images, forward)
+
+
+def _forward(
+    images: Array, forward: list[Array], backward: list[Array]
+) -> tuple[Array, list[Array]]:
+    return convolve_doubling(images, forward, backward), backward
+
+
+def _backward(backward: list[Array], cotangent: Array) -> tuple[Array, None, None]:
+    return _convolve_transposed(cotangent, backward), None, None
+
+
+convolve_doubling.defvjp(_forward, _backward)
+
+
+class TransformedDoubling(BothDirections):
+    """A kernel (4, 4, c_in, c_out), transformed for both directions."""
+
+    def __init__(self, kernel: np.ndarray):
+        super().__init__(*transform_kernel(kernel))
+
+    def __call__(self, images: Array) -> Array:
+        return convolve_doubling(images, *self.matrices())
+
+    def fits(self, images: Array) -> bool:
+        """Whether it can be used."""
+        _, height, width, _ = images.shape
+        return height % 2 == width % 2 == 0
