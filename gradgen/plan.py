@@ -16,9 +16,9 @@ from gradgen.settings import SampleSettings
 from gradgen.statistics import clip_bounds, load_statistics, published_bounds
 
 FALLBACK_CLASSIFIER = "lite0"  # knows all 1000 ImageNet classes
-# A group is one product of matrices: on two cores 16 of tiny64's chains cost 27 ms a gradient as
-# one group, 30 ms in groups of 8, 34 ms in groups of 4.
-CPU_GROUP = 8
+# A group is one product of matrices: on two cores 16 of tiny64's chains cost 37 ms a gradient as
+# one group, 43 ms in groups of 8; groups of 32 cost more than those of 16, for memory.
+CPU_GROUP = 16
 ACCELERATOR_GROUP = 64
 # Nguyen et al. 2016 begin with 8 under CaffeNet's kin, and with 2 under GoogLeNet.
 DGN_AM_GOOGLENET_STEP_SIZE = 2.0

@@ -40,7 +40,7 @@ class SampleSettings:
         budget: gradient evaluations a chain, warm-up included.
         num_chains: chains a class.
         chain_group: chains that are computed as one (:mod:`gradgen.inference.layout`): with it, a
-            chain's bits depend neither on the devices nor on what runs beside it. ``None``: 8 on a
+            chain's bits depend neither on the devices nor on what runs beside it. ``None``: 16 on a
             CPU; on accelerators a class's chains, shared by the devices.
         chain_batch: most chains at once, over all devices; ``None``: on a CPU about a class, on
             accelerators what their memory holds.

@@ -16,6 +16,7 @@ from gradgen.errors import GradgenError
 from gradgen.target import make_target
 
 MATRIX_PRODUCT = "matrix product"
+COARSE = "bfloat16 gradient"
 PYTORCH = ("PyTorch", "PyTorch, compiled")
 INSTALL = "it is not installed (pip install 'gradgen[bench]')"
 FLOPS = "FLOP/s: gradient / matrix product"
@@ -26,7 +27,7 @@ RATIOS = {
     ("MALA", "BlackJAX MALA"): "≤ 1",
     ("HMC", "BlackJAX HMC"): "≤ 1",
     **{(name, "gradient"): "≥ 1.3 (CPU), ≥ 1 (GPU)" for name in PYTORCH},
-    ("bfloat16 gradient", "gradient"): "",
+    (COARSE, "gradient"): "",
 }
 
 
@@ -71,6 +72,8 @@ def measure_loops(
         skipped["PyTorch"] = INSTALL
     except GradgenError as error:
         skipped["PyTorch"] = str(error)
+    # Whatever follows this one in a turn takes 4 % longer (one chain of CaffeNet, 300 ms a loop)
+    timed[COARSE] = timed.pop(COARSE)
     timed[MATRIX_PRODUCT], product_flops = loops.matrix_product()
     timings = in_turns(timed, repeats, on_timing)
     return Measured(

@@ -197,7 +197,7 @@ def sample(
             "--chain-group",
             panel=CHAINS,
             help="Chains computed as one, on one device; the last bits of a result depend on it.",
-            default="8 on CPUs; on GPUs a class's, shared by the devices",
+            default="16 on CPUs; on GPUs a class's, shared by the devices",
         ),
     ] = None,
     chain_batch: Annotated[
