@@ -22,13 +22,12 @@ from __future__ import annotations
 
 import itertools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
 from gradgen.models.layers import convolve
-from gradgen.models.winograd import BothDirections, compiled, merged
+from gradgen.models.winograd import BothDirections, compiled, merged, on_both_sides, with_transpose
 
 FEWEST_CHANNELS = 64  # of the output; with fewer, the sums around the products cost more
 # The kernels of d[even] (for the pixels before and at its own), d[odd], x[even], x[odd]
@@ -58,12 +57,9 @@ def doubling_convolution(images: Array, kernel: Array) -> Array:
         n, height + 1, width + 1, 2, 2, features_out
     )
     rows = [
-        jnp.stack(
-            [found[:, a : a + height, b : b + width, a, b] for b in (0, 1)], axis=3
-        )  # n, H, W, 2, c
-        for a in (0, 1)
+        merged([found[:, a : a + height, b : b + width, a, b] for b in (0, 1)], 2) for a in (0, 1)
     ]
-    return jnp.stack(rows, axis=2).reshape(n, 2 * height, 2 * width, features_out)
+    return merged(rows, 1)
 
 
 def transform_kernel(kernel: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -71,9 +67,7 @@ def transform_kernel(kernel: np.ndarray) -> tuple[list[np.ndarray], list[np.ndar
 
     Forward (c_in, u c_out), backward (u c_out, c_in), where u is 1, 2 or 4 pixels.
     """
-    transform = np.concatenate(KINDS).astype(kernel.dtype)
-    rows = np.tensordot(transform, kernel, (1, 0))  # a, j, c, d
-    both = np.tensordot(transform, rows, (1, 1)).swapaxes(0, 1)  # b, a, … to a, b, …
+    both = on_both_sides([row for kind in KINDS for row in kind], kernel)
     ends = np.cumsum([len(kind) for kind in KINDS])
     places = [slice(end - len(kind), end) for end, kind in zip(ends, KINDS, strict=True)]
     forward, backward = [], []
@@ -172,27 +166,9 @@ def _convolve_transposed(cotangent: Array, kernels: list[Array]) -> Array:
     return _kinds_transposed(by_row, 1)
 
 
-@jax.custom_vjp
-def convolve_doubling(images: Array, forward: list[Array], backward: list[Array]) -> Array:
-    """:func:`doubling_convolution` by Winograd, for even sides.
-
-    images: (n, H, W, c_in). forward, backward: :func:`transform_kernel` of the kernel. The gradient
-    is with respect to the images alone: the kernels count as constants.
-    """
-    return _convolve(images, forward)
-
-
-def _forward(
-    images: Array, forward: list[Array], backward: list[Array]
-) -> tuple[Array, list[Array]]:
-    return convolve_doubling(images, forward, backward), backward
-
-
-def _backward(backward: list[Array], cotangent: Array) -> tuple[Array, None, None]:
-    return _convolve_transposed(cotangent, backward), None, None
-
-
-convolve_doubling.defvjp(_forward, _backward)
+# doubling_convolution by Winograd, for even sides. images: (n, H, W, c_in); forward, backward:
+# transform_kernel of the kernel.
+convolve_doubling = with_transpose(_convolve, _convolve_transposed)
 
 
 class TransformedDoubling(BothDirections):

@@ -13,7 +13,7 @@ Kernels are transformed once, when a network is loaded (:func:`prepare_for_infer
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -34,11 +34,15 @@ compiled = partial(jax.jit, inline=True)
 
 def transform_kernel(kernel: np.ndarray) -> list[np.ndarray]:
     """(3, 3, c_in, c_out) -> 16 matrices (c_in, c_out), row by row of a patch's products."""
+    return list(on_both_sides(KERNEL_TRANSFORM, kernel).reshape(16, *kernel.shape[2:]))
+
+
+def on_both_sides(transform: Sequence[Sequence[float]], kernel: np.ndarray) -> np.ndarray:
+    """A transform (m, k) of rows and columns: (k, k, c_in, c_out) -> (m, m, c_in, c_out)."""
     # by NumPy: JAX would compile this for each shape, which takes longer than computing it
-    transform = np.asarray(KERNEL_TRANSFORM, kernel.dtype)
-    rows = np.tensordot(transform, kernel, (1, 0))  # a, j, c, d
-    transformed = np.tensordot(transform, rows, (1, 1)).swapaxes(0, 1)  # b, a, … to a, b, …
-    return list(transformed.reshape(16, *kernel.shape[2:]))
+    matrix = np.asarray(transform, kernel.dtype)
+    rows = np.tensordot(matrix, kernel, (1, 0))  # a, j, c, d
+    return np.tensordot(matrix, rows, (1, 1)).swapaxes(0, 1)  # b, a, … to a, b, …
 
 
 def merged(arrays: Sequence[Array], axis: int) -> Array:
@@ -77,28 +81,27 @@ def _convolve(images: Array, kernels: list[Array]) -> Array:
     return merged(pixels, 1)[:, :height, :width]
 
 
-@jax.custom_vjp
-def convolve(images: Array, forward: list[Array], backward: list[Array]) -> Array:
-    """Convolution with a 3 x 3 kernel and zero padding to the same size.
-
-    images: (n, H, W, c_in). forward: :func:`transform_kernel` of the kernel; backward: of the
-    flipped kernel with channels swapped. The gradient is with respect to the images alone: the
-    kernels count as constants.
-    """
-    return _convolve(images, forward)
+Convolution = Callable[[Array, list[Array]], Array]
 
 
-def _forward(
-    images: Array, forward: list[Array], backward: list[Array]
-) -> tuple[Array, list[Array]]:
-    return _convolve(images, forward), backward
+def with_transpose(apply: Convolution, transposed: Convolution) -> Callable[..., Array]:
+    """(images, forward, backward) -> apply(images, forward), with transposed(…, backward) as its
+    gradient with respect to the images, the only one: the kernels count as constants."""
+
+    @jax.custom_vjp
+    def convolve(images: Array, forward: list[Array], backward: list[Array]) -> Array:
+        return apply(images, forward)
+
+    convolve.defvjp(
+        lambda images, forward, backward: (apply(images, forward), backward),
+        lambda backward, cotangent: (transposed(cotangent, backward), None, None),
+    )
+    return convolve
 
 
-def _backward(backward: list[Array], cotangent: Array) -> tuple[Array, None, None]:
-    return _convolve(cotangent, backward), None, None
-
-
-convolve.defvjp(_forward, _backward)
+# With a 3 x 3 kernel and zero padding to the same size. images: (n, H, W, c_in); forward:
+# transform_kernel of the kernel; backward: of the flipped kernel with channels swapped.
+convolve = with_transpose(_convolve, _convolve)
 
 
 class Constant(nnx.Variable):
