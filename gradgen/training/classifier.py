@@ -1,4 +1,4 @@
-"""Training of the classifier whose fc6 is the code."""
+"""Training of the classifier, from whose fc6 codes are read too: photographs and drawn pictures."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ import optax
 from flax import nnx
 from jax import Array
 
-from gradgen.evaluation.features import evaluate
+from gradgen.datasets import Dataset
 from gradgen.models.layers import fold_batch_norm
-from gradgen.models.tiny64 import Encoder
-from gradgen.training.data import Dataset, batches
+from gradgen.models.tiny64 import Encoder, EncoderSizes
+from gradgen.networks.stream import apply_in_batches, pure_function
+from gradgen.training.data import batches
+from gradgen.training.drawn import Drawn
 from gradgen.training.loop import (
     cosine,
     crop_at_random,
@@ -34,10 +36,13 @@ FIRST_LOOK = 1000  # images that the norms of a warm start are fitted to
 
 @dataclass(frozen=True)
 class ClassifierSettings:
-    """SGD with Nesterov momentum on the label-smoothed cross-entropy; dropout as in CaffeNet.
+    """SGD with Nesterov momentum on the cross-entropy with what the teacher says.
 
     Attributes:
-        teacher_weight: share of the teacher's probabilities, where there is one, in the targets.
+        batch_size: half of them photographs, half drawn pictures.
+        teacher_weight: share of the teacher's probabilities in the targets of photographs.
+        code_weight: of the mean squared gap between the codes of drawn pictures and what a linear
+            layer reads off fc6.
     """
 
     minutes: float = 35.0
@@ -46,6 +51,7 @@ class ClassifierSettings:
     weight_decay: float = 5e-4
     label_smoothing: float = 0.1
     teacher_weight: float = 0.8
+    code_weight: float = 0.5
     crop_padding: int = 6
     ema_decay: float = 0.999
     precision: str = "float32"
@@ -58,31 +64,40 @@ def train_classifier(
     checkpoint: Path,
     on_report: Callable[[int, float, float, dict[str, float]], None] | None = None,
     start: Encoder | None = None,
-    taught: np.ndarray | None = None,
+    *,
+    taught: np.ndarray,
+    drawn: Drawn,
+    sizes: EncoderSizes,
 ) -> tuple[Encoder, dict[str, Any]]:
     """Train an encoder; returns it with averaged weights and folded norms, and what was done.
 
     Resumes from ``checkpoint`` when it exists; else begins with the weights of ``start``, if
-    given. The second value holds ``steps`` and ``image_passes``.
+    given, as far as they fit. The second value holds ``steps`` and ``image_passes``.
 
     Args:
         taught: (n, num_classes), a teacher's probabilities for the training images.
+        drawn: pictures of the generator, whose classes are what the teacher says.
     """
-    num_classes = len(train.classes)
+    num_classes, code_size = len(train.classes), drawn.codes.shape[1]
     if start is None:
-        module = Encoder(num_classes, norm=True, rngs=nnx.Rngs(settings.seed))
+        module = Encoder(num_classes, sizes, norm=True, rngs=nnx.Rngs(settings.seed))
     else:
         few = next(batches(len(train), min(len(train), FIRST_LOOK), settings.seed))
         images = to_images(jnp.asarray(train.images[few]))
-        module = add_batch_norms(start, images, num_classes, settings.seed)
-    graph, params, statistics = nnx.split(module, nnx.Param, nnx.BatchStat)
+        module = add_batch_norms(start, images, num_classes, settings.seed, sizes)
+    graph, params, *others = nnx.split(module, nnx.Param, nnx.BatchStat)
+    (statistics,) = others
     dtype = jnp.dtype(settings.precision)
-    decay_mask = jax.tree.map(lambda leaf: leaf.ndim > 1, nnx.to_pure_dict(params))
+    pure_statistics = nnx.to_pure_dict(statistics)
+    pure_params = {
+        "encoder": nnx.to_pure_dict(params),
+        "codes": jnp.zeros((sizes.fc6, code_size)),
+    }
+    decay_mask = jax.tree.map(lambda leaf: leaf.ndim > 1, pure_params)
     optimizer = optax.chain(
         optax.add_decayed_weights(settings.weight_decay, mask=decay_mask),
         optax.trace(0.9, nesterov=True),
     )
-    pure_params, pure_statistics = nnx.to_pure_dict(params), nnx.to_pure_dict(statistics)
     state = {
         "step": jnp.int32(0),
         "params": pure_params,
@@ -93,39 +108,43 @@ def train_classifier(
 
     def rebuild(params_dict: Any, statistics_dict: Any) -> Encoder:
         merged = nnx.merge(graph, params, statistics, copy=True)
-        nnx.update(merged, params_dict)
+        nnx.update(merged, params_dict["encoder"])
         nnx.update(merged, statistics_dict)
         return merged
 
     def loss_of(
-        params_dict: Any,
-        statistics_dict: Any,
-        images: Array,
-        labels: Array,
-        taught: Array | None,
-        dropout_key: Array,
-    ) -> tuple[Array, tuple[Any, Array]]:
+        params_dict: Any, statistics_dict: Any, images: Array, targets: Array, codes: Array
+    ) -> tuple[Array, tuple[Any, dict[str, Array]]]:
+        """The last len(codes) images are drawn ones."""
         model = rebuild(params_dict, statistics_dict)
-        dropout = dropout_key if taught is None else None  # soft targets are restraint enough
-        logits = model(images.astype(dtype), dropout_key=dropout)["fc8"].astype(jnp.float32)
-        targets = optax.smooth_labels(jax.nn.one_hot(labels, num_classes), settings.label_smoothing)
-        if taught is not None:
-            targets += settings.teacher_weight * (taught.astype(jnp.float32) - targets)
-        loss = optax.softmax_cross_entropy(logits, targets).mean()
-        accuracy = (logits.argmax(-1) == labels).mean()
-        return loss, (nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)), accuracy)
+        found = model(images.astype(dtype))
+        logits = found["fc8"].astype(jnp.float32)
+        naming = optax.softmax_cross_entropy(logits, targets).mean()
+        read = found["fc6"][-len(codes) :].astype(jnp.float32) @ params_dict["codes"]
+        code_gap = jnp.mean((read - codes) ** 2)
+        agreed = (logits.argmax(-1) == targets.argmax(-1)).mean()
+        figures = {"loss": naming, "agreed": agreed, "codes": code_gap}
+        now = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
+        return naming + settings.code_weight * code_gap, (now, figures)
 
     @jax.jit
     def step(
-        state: dict[str, Any], batch: tuple[Array, Array, Array | None], progress: Array
+        state: dict[str, Any], batch: tuple[Array, Array, Array, Drawn], progress: Array
     ) -> tuple[dict[str, Any], dict[str, Array]]:
-        pixels, labels, taught = batch
+        pixels, labels, taught, drawn = batch
         key = jax.random.fold_in(jax.random.key(settings.seed), state["step"])
-        flip_key, crop_key, dropout_key = jax.random.split(key, 3)
+        flip_key, crop_key = jax.random.split(key)
         images = flip_at_random(flip_key, to_images(pixels))
         images = crop_at_random(crop_key, images, settings.crop_padding)
-        (loss, (statistics_dict, accuracy)), gradient = jax.value_and_grad(loss_of, has_aux=True)(
-            state["params"], state["statistics"], images, labels, taught, dropout_key
+        targets = optax.smooth_labels(jax.nn.one_hot(labels, num_classes), settings.label_smoothing)
+        targets += settings.teacher_weight * (taught - targets)
+        (_, (statistics_dict, figures)), gradient = jax.value_and_grad(loss_of, has_aux=True)(
+            state["params"],
+            state["statistics"],
+            # as they are: a code is that of the picture where it stands
+            jnp.concatenate([images, to_images(jnp.asarray(drawn.images))]),
+            jnp.concatenate([targets, drawn.named]),
+            drawn.codes,
         )
         updates, optimizer_state = optimizer.update(gradient, state["optimizer"], state["params"])
         rate = settings.learning_rate * cosine(progress)
@@ -139,15 +158,15 @@ def train_classifier(
             "average": average,
             "optimizer": optimizer_state,
         }
-        return new, {"loss": loss, "accuracy": accuracy}
+        return new, figures
 
-    def feed(start: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
-        for index in batches(len(train), settings.batch_size, settings.seed, start):
-            yield (
-                train.images[index],
-                train.labels[index],
-                None if taught is None else taught[index],
-            )
+    def feed(start: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, Drawn]]:
+        half = settings.batch_size // 2
+        photographs = batches(len(train), half, settings.seed, start)
+        others = batches(len(drawn.codes), half, settings.seed + 1, start)
+        for index, other in zip(photographs, others, strict=True):
+            part = Drawn(*(values[other] for values in drawn))
+            yield train.images[index], train.labels[index], taught[index], part
 
     state = fit(
         step, state, feed, minutes=settings.minutes, checkpoint=checkpoint, on_report=on_report
@@ -156,7 +175,7 @@ def train_classifier(
     use_running_statistics(encoder)
     fold_batch_norm(encoder)
     steps = int(state["step"])
-    return encoder, {"steps": steps, "image_passes": steps * settings.batch_size}
+    return encoder, {"steps": steps, "image_passes": steps * (settings.batch_size // 2)}
 
 
 def predict_logits(encoder: Encoder, images: np.ndarray) -> np.ndarray:
@@ -166,8 +185,7 @@ def predict_logits(encoder: Encoder, images: np.ndarray) -> np.ndarray:
 
 def encode_all(encoder: Encoder, images: np.ndarray, layer: str) -> np.ndarray:
     """Activations of one layer for many uint8 images, in float32."""
-    graph, params = nnx.split(encoder)
-    return evaluate(lambda params, images: nnx.merge(graph, params)(images)[layer], params, images)
+    return apply_in_batches(*pure_function(encoder, layer), images)
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -189,16 +207,3 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
         if abs(float(move)) < 1e-6:
             break
     return float(jnp.exp(log_t))
-
-
-def calibration_error(log_probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
-    """Expected calibration error over equal-width bins of confidence (Guo et al. 2017, eq. 3)."""
-    confidence = np.exp(log_probabilities.max(1))
-    correct = log_probabilities.argmax(1) == labels
-    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = [
-        abs(correct[bin_of == b].mean() - confidence[bin_of == b].mean()) * (bin_of == b).mean()
-        for b in range(bins)
-        if (bin_of == b).any()
-    ]
-    return float(np.sum(gaps))

@@ -1,10 +1,9 @@
-"""Critics on the features of frozen networks, for the generator's training only.
+"""Critics on the features of a frozen network, for the generator's training only.
 
 Sauer et al. 2021 ("Projected GANs converge faster"): a discriminator that looks at the features of
 a trained network learns in a fraction of the steps that one on pixels takes. Here the network is
-the encoder, whose features the feature loss computes anyway, and, when wanted, lite0, which has
-seen all of ImageNet at a larger size. Each critic's verdict depends on the code too (projection
-discriminator: Miyato & Koyama 2018): is this a picture, and one of this code?
+lite0, which has seen all of ImageNet at a larger size. Each critic's verdict depends on the class
+too (projection discriminator: Miyato & Koyama 2018): is this a photograph, and one of this class?
 """
 
 from __future__ import annotations
@@ -35,20 +34,12 @@ class Layer(NamedTuple):
     width: int
 
 
-ENCODER_LAYERS = {
-    "conv1": Layer(32, 2, 96),
-    "conv2": Layer(64, 1, 96),
-    "conv3": Layer(128, 0, 96),
-    "conv4": Layer(256, 0, 192),
-}
-# with lite0 at LITE0_SIZE, its features stand for the encoder's coarser ones
-LITE0_SIZE = 128
-LITE0_LAYERS = {
-    "conv1": ENCODER_LAYERS["conv1"],
-    "conv2": ENCODER_LAYERS["conv2"],
+SIZE = 96  # side of the pictures that lite0 is shown: a third of the time that 128 takes
+LAYERS = {  # all end at 6 x 6 places or fewer: a convolution at 12 x 12 would cost as much as lite0
+    "stage1": Layer(16, 3, 96),
     "stage2": Layer(24, 2, 96),
     "stage3": Layer(40, 1, 96),
-    "stage5": Layer(112, 0, 96),
+    "stage5": Layer(112, 0, 128),
     "stage7": Layer(320, 0, 192),
 }
 
@@ -56,9 +47,9 @@ LITE0_LAYERS = {
 class Critic(nnx.Module):
     """Logits (n, places) of one layer's standardised features (n, H, W, c), positive for real."""
 
-    def __init__(self, layer: Layer, code_size: int, *, rngs: nnx.Rngs):
+    def __init__(self, layer: Layer, num_classes: int, *, rngs: nnx.Rngs):
         features = layer.features
-        self.folds = nnx.List([])
+        self.folds: nnx.List[Affine] = nnx.List([])
         for _ in range(layer.halvings - 1):
             self.folds.append(Affine(4 * features, 2 * features, 1, rngs=rngs))
             features *= 2
@@ -66,33 +57,33 @@ class Critic(nnx.Module):
         self.halvings = layer.halvings
         self.first = Affine(features, layer.width, 1, rngs=rngs)
         self.conv = Affine(layer.width, layer.width, 3, rngs=rngs)
-        # both begin at zero: undecided, whatever the code
+        # both begin at zero: undecided, whatever the class
         self.verdict = Affine(layer.width, 1, 1, scale=0.0, rngs=rngs)
-        self.code = Affine(code_size, layer.width, 0, scale=0.0, rngs=rngs)
+        self.told = Affine(num_classes, layer.width, 0, scale=0.0, rngs=rngs)
 
-    def __call__(self, features: Array, codes: Array) -> Array:
+    def __call__(self, features: Array, classes: Array) -> Array:
         for fold in self.folds:
             features = leaky_relu(fold(space_to_depth(features)), SLOPE)
         if self.halvings:
             features = space_to_depth(features)
         hidden = leaky_relu(self.first(features), SLOPE)
         hidden = leaky_relu(hidden + self.conv(hidden), SLOPE)
-        places = hidden.reshape(hidden.shape[0], -1, hidden.shape[-1])
-        agreement = jnp.einsum("npc,nc->np", places, self.code(codes)) / places.shape[-1] ** 0.5
+        places = hidden.reshape(hidden.shape[0], -1, hidden.shape[-1]).astype(jnp.float32)
+        agreement = jnp.einsum("npc,nc->np", places, self.told(classes)) / places.shape[-1] ** 0.5
         return self.verdict(places)[..., 0] + agreement
 
 
 class Critics(nnx.Module):
     """One critic a layer."""
 
-    def __init__(self, layers: dict[str, Layer], code_size: int, *, rngs: nnx.Rngs):
+    def __init__(self, layers: dict[str, Layer], num_classes: int, *, rngs: nnx.Rngs):
         self.critics = nnx.Dict(
-            {name: Critic(layer, code_size, rngs=rngs) for name, layer in layers.items()}
+            {name: Critic(layer, num_classes, rngs=rngs) for name, layer in layers.items()}
         )
 
-    def __call__(self, features: dict[str, Array], codes: Array) -> list[Array]:
-        """features: standardised; codes: (n, code_size). Returns each critic's logits."""
-        return [critic(features[name], codes) for name, critic in self.critics.items()]
+    def __call__(self, features: dict[str, Array], classes: Array) -> list[Array]:
+        """features: standardised; classes: (n, num_classes), one-hot. The logits of each."""
+        return [critic(features[name], classes) for name, critic in self.critics.items()]
 
 
 class Scale(NamedTuple):

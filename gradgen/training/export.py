@@ -7,26 +7,24 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
-from flax import nnx
 
-from gradgen.evaluation.metrics import auc, ranks
-from gradgen.models.tiny64 import IMAGE_SIZE, Discriminator, Encoder, Generator
+from gradgen.datasets import Dataset
+from gradgen.evaluation.metrics import auc, calibration_error, log_softmax, psnr, top1_and_top5
+from gradgen.files import file_sha256
+from gradgen.images import from_uint8
+from gradgen.models.tiny64 import IMAGE_SIZE, Discriminator, Encoder, Generator, Sizes
+from gradgen.networks.stream import apply_in_batches, pure_function
 from gradgen.training.classifier import (
-    calibration_error,
     encode_all,
     fit_temperature,
     predict_logits,
 )
-from gradgen.training.data import Dataset
 from gradgen.training.whitening import Whitening, whiten
-from gradgen.weights.store import file_sha256, save_arrays, save_module, write_card
+from gradgen.weights.cards import write_card
+from gradgen.weights.store import save_arrays, save_module
 
-
-def training_codes(encoder: Encoder, train: Dataset) -> np.ndarray:
-    """fc6 (n, fc6_size) of all training images."""
-    return encode_all(encoder, train.images, "fc6")
+BATCH_SIZE = 250  # pictures of 64 x 64
 
 
 def measure_classifier(encoder: Encoder, val: Dataset) -> tuple[float, dict[str, float]]:
@@ -34,16 +32,11 @@ def measure_classifier(encoder: Encoder, val: Dataset) -> tuple[float, dict[str,
     logits = predict_logits(encoder, val.images).astype(np.float64)
     temperature = fit_temperature(logits, val.labels)
 
-    def log_softmax(values: np.ndarray) -> np.ndarray:
-        shifted = values - values.max(1, keepdims=True)
-        return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
-
-    log_p = log_softmax(logits / temperature)
-    rank = ranks(log_p, val.labels)
-    raw = log_softmax(logits)
+    log_p, raw = log_softmax(logits / temperature), log_softmax(logits)
+    top1, top5 = top1_and_top5(log_p, val.labels)
     return temperature, {
-        "val_top1": float((rank < 1).mean()),
-        "val_top5": float((rank < 5).mean()),
+        "val_top1": top1,
+        "val_top5": top5,
         "val_log_likelihood": float(log_p[np.arange(len(log_p)), val.labels].mean()),
         "val_calibration_error": calibration_error(log_p, val.labels),
         "val_calibration_error_before_temperature": calibration_error(raw, val.labels),
@@ -73,6 +66,7 @@ def export_bundle(
         training: what goes into the card under "training".
     """
     folder.mkdir(parents=True, exist_ok=True)
+    sizes = Sizes(encoder.sizes, generator.sizes, discriminator.sizes)
     save_module(folder / "classifier.safetensors", encoder)
     save_module(folder / "generator.safetensors", generator)
     save_module(folder / "discriminator.safetensors", discriminator)
@@ -81,13 +75,14 @@ def export_bundle(
     card = {
         "name": name,
         "kind": "bundle",
-        "architecture": "tiny64",
-        "code_size": int(whitening.kernel.shape[1]),
+        "architecture": {"name": "tiny64", "sizes": sizes.for_card()},
+        "code_size": generator.code_size,
         "image_size": IMAGE_SIZE,
         "temperature": temperature,
         "preprocessing": "RGB, pixel / 127.5 - 1",
-        "code": "PCA-whitened fc6 before its rectifier; z ~ N(0, I) over the training images in "
-        "mean and covariance",
+        "code": "read off fc6 before its rectifier by a regression on g(z), then N(0, I) over the "
+        "training images in mean and covariance; the largest of the first units, one a class, "
+        "says which class a code is of",
         "code_variance_kept": whitening.kept,
         "recommended": recommended,
         "metrics": metrics,
@@ -125,26 +120,14 @@ def measure_generator(
     real = val.images[:count]
     codes = whiten(encode_all(encoder, real, "fc6"), whitening)
     noise = np.random.default_rng(seed).normal(size=codes.shape).astype(np.float32)
-    rebuilt, dreamt = apply_in_batches(generator, codes), apply_in_batches(generator, noise)
-    target = real / 127.5 - 1.0
-    error = ((rebuilt - target) ** 2).mean((1, 2, 3))
-    on_real = apply_in_batches(discriminator, target.astype(np.float32))
-    on_fake = apply_in_batches(discriminator, dreamt)
+    generate, discriminate = pure_function(generator), pure_function(discriminator)
+    rebuilt, dreamt = (apply_in_batches(*generate, z, BATCH_SIZE) for z in (codes, noise))
+    target = from_uint8(real)
+    on_real = apply_in_batches(*discriminate, target, BATCH_SIZE)
+    on_fake = apply_in_batches(*discriminate, dreamt, BATCH_SIZE)
     return {
-        "reconstruction_psnr_db": float(np.mean(10 * np.log10(4.0 / error))),
+        "reconstruction_psnr_db": psnr(rebuilt, target, span=2.0),
         "discriminator_auc": auc(on_real, on_fake),
         "discriminator_log_probability_val": float(-np.logaddexp(0, -on_real).mean()),
         "discriminator_log_probability_prior": float(-np.logaddexp(0, -on_fake).mean()),
     }
-
-
-def apply_in_batches(module: nnx.Module, inputs: np.ndarray, batch_size: int = 250) -> np.ndarray:
-    """A module's outputs for many inputs, in float32."""
-    graph, params = nnx.split(module)
-    run = jax.jit(lambda params, batch: nnx.merge(graph, params)(batch))
-    return np.concatenate(
-        [
-            np.asarray(run(params, inputs[start : start + batch_size]), np.float32)
-            for start in range(0, len(inputs), batch_size)
-        ]
-    )

@@ -13,8 +13,8 @@ from flax import nnx, serialization
 from jax import Array
 
 from gradgen.errors import GradgenError
+from gradgen.files import write_atomically
 from gradgen.models.layers import BatchNorm
-from gradgen.weights.store import write_atomically
 
 Params = Any
 CHECKPOINT_SECONDS = 120.0
@@ -76,6 +76,7 @@ def fit(
     minutes: float,
     checkpoint: Path,
     on_report: Callable[[int, float, float, dict[str, float]], None] | None = None,
+    on_checkpoint: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Run ``step(state, batch, progress)`` until the minutes are used, from a checkpoint if any.
 
@@ -87,6 +88,8 @@ def fit(
         minutes: of training, over all resumptions.
         checkpoint: file; written every two minutes and at the end.
         on_report: called with (step, progress, steps per second, metrics).
+        on_checkpoint: called with the state whenever it has been written, except when interrupted;
+            its time is not training's.
 
     Returns the final state. KeyboardInterrupt writes a checkpoint and is raised again.
     """
@@ -97,6 +100,12 @@ def fit(
     budget = minutes * 60
     feed = make_batches(count)
     saved = last = time.monotonic()
+
+    def keep() -> None:
+        _write_checkpoint(checkpoint, state, elapsed)
+        if on_checkpoint is not None:
+            on_checkpoint(state)
+
     try:
         while elapsed < budget:
             for _ in range(REPORT_STEPS):
@@ -116,12 +125,12 @@ def fit(
                 on_report(count, min(1.0, elapsed / budget), REPORT_STEPS / (now - last), figures)
             last = now
             if now - saved > CHECKPOINT_SECONDS:
-                _write_checkpoint(checkpoint, state, elapsed)
-                saved = now
+                keep()
+                last = saved = time.monotonic()
     except KeyboardInterrupt:
         _write_checkpoint(checkpoint, state, elapsed)
         raise
-    _write_checkpoint(checkpoint, state, elapsed)
+    keep()
     return state
 
 

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradgen.bundle import load_bundle
+from gradgen.datasets import Dataset
 from gradgen.images import image_grid, to_uint8
-from gradgen.training.data import Dataset
+from gradgen.networks.load import load_bundle
 from gradgen.training.loop import to_images
 
 COLUMNS = 12

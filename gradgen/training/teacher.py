@@ -9,8 +9,9 @@ the other half, since what has been fitted to an image's label only repeats it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,34 +20,65 @@ import optax
 from flax import nnx
 from jax import Array
 
-from gradgen.evaluation.features import evaluate
+from gradgen.datasets import Dataset
 from gradgen.models.efficientnet import EfficientNetLite
-from gradgen.networks import resize
-from gradgen.training.critics import LITE0_SIZE
-from gradgen.training.data import Dataset, batches
+from gradgen.networks.interfaces import Apply, resize
+from gradgen.networks.stream import apply_in_batches
+from gradgen.training.data import batches
 from gradgen.weights.store import load_arrays, save_arrays
 
+SIZE = 128  # side of the pictures that lite0 is shown
 BATCH_SIZE = 500
 EPOCHS, LEAST_STEPS = 8, 1000
 LEARNING_RATE = 2e-3
 PENALTY = 2e-3  # of the squared weights, on standardised features
 
 
-def all_features(
+def lite0_features(
     lite0: EfficientNetLite,
     images: np.ndarray,
+    size: int = SIZE,
     on_progress: Callable[[int], None] | None = None,
 ) -> np.ndarray:
-    """lite0's pooled features (n, 1280) of uint8 images (n, 64, 64, 3).
+    """lite0's pooled features (n, 1280) of uint8 images (n, 64, 64, 3), shown at size x size.
 
     on_progress: called with the number of images that are done.
     """
     graph, params = nnx.split(lite0)
+    apply = _features_at(graph, size)
+    return apply_in_batches(apply, params, images, on_progress=on_progress)
+
+
+@lru_cache(maxsize=4)
+def _features_at(graph: Any, size: int) -> Apply:
+    """The same function for the same network and size, so that it is compiled once."""
 
     def run(params: Any, images: Array) -> Array:
-        return nnx.merge(graph, params).features(resize(images, LITE0_SIZE))
+        return nnx.merge(graph, params).features(resize(images, size))
 
-    return evaluate(run, params, images, on_progress)
+    return run
+
+
+class LinearClassifier(NamedTuple):
+    """Logits (n, classes) of features (n, d): features @ kernel + bias."""
+
+    kernel: Array
+    bias: Array
+
+    def __call__(self, features: Array) -> Array:
+        return features @ self.kernel + self.bias
+
+
+class Lessons(NamedTuple):
+    """What lite0 says.
+
+    Attributes:
+        named: (n, classes) probabilities of the training photographs.
+        naming: the classifier on its features, fitted to all of them, for other pictures.
+    """
+
+    named: np.ndarray
+    naming: LinearClassifier
 
 
 def ask(
@@ -55,8 +87,8 @@ def ask(
     path: Path,
     seed: int = 0,
     on_progress: Callable[[int], None] | None = None,
-) -> np.ndarray:
-    """:func:`name_classes` of the training photographs, kept in a file: lite0 takes minutes for it.
+) -> Lessons:
+    """What lite0 says of the training photographs, kept in a file: it takes minutes for it.
 
     Args:
         path: safetensors; read if it is there and of as many photographs, else written.
@@ -65,14 +97,18 @@ def ask(
     Raises:
         GradgenError: the file is not readable.
     """
-    if path.exists():
-        named = load_arrays(path).get("named")
-        if named is not None and named.shape == (len(train), len(train.classes)):
-            return named
-    named = name_classes(all_features(lite0, train.images, on_progress), train, seed)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_arrays(path, {"named": named})
-    return load_arrays(path)["named"]  # as a resumed training will read it: in half precision
+    if not path.exists() or load_arrays(path)["named"].shape != (len(train), len(train.classes)):
+        features = lite0_features(lite0, train.images, on_progress=on_progress)
+        naming = fit_classifier(features, train.labels, len(train.classes), seed)
+        named = name_classes(features, train, seed)
+        save_arrays(
+            path,
+            {"named": named, "kernel": np.asarray(naming.kernel), "bias": np.asarray(naming.bias)},
+            half=False,
+        )
+    kept = load_arrays(path)
+    naming = LinearClassifier(jnp.asarray(kept["kernel"]), jnp.asarray(kept["bias"]))
+    return Lessons(kept["named"], naming)
 
 
 def name_classes(features: np.ndarray, train: Dataset, seed: int = 0) -> np.ndarray:
@@ -84,16 +120,15 @@ def name_classes(features: np.ndarray, train: Dataset, seed: int = 0) -> np.ndar
     named = np.empty((len(features), len(train.classes)), np.float32)
     for half in (0, 1):
         seen, unseen = halves != half, halves == half
-        named[unseen] = _fit(features[seen], train.labels[seen], len(train.classes), seed)(
-            features[unseen]
-        )
+        classifier = fit_classifier(features[seen], train.labels[seen], len(train.classes), seed)
+        named[unseen] = np.asarray(jax.nn.softmax(classifier(jnp.asarray(features[unseen]))))
     return named
 
 
-def _fit(
+def fit_classifier(
     features: np.ndarray, labels: np.ndarray, num_classes: int, seed: int
-) -> Callable[[np.ndarray], np.ndarray]:
-    """Multinomial logistic regression; returns the map from features to probabilities."""
+) -> LinearClassifier:
+    """Multinomial logistic regression on standardised features."""
     mean, std = features.mean(0), features.std(0) + 1e-4
     inputs, targets = jnp.asarray((features - mean) / std), jnp.asarray(labels)
     batch_size = min(BATCH_SIZE, len(labels))
@@ -120,8 +155,5 @@ def _fit(
     for index, _ in zip(batches(len(labels), batch_size, seed), range(steps), strict=False):
         layer, state = step(layer, state, inputs[index], targets[index])
 
-    def predict(features: np.ndarray) -> np.ndarray:
-        logits = (features - mean) / std @ np.asarray(layer["kernel"]) + np.asarray(layer["bias"])
-        return np.asarray(jax.nn.softmax(logits.astype(np.float32)))
-
-    return predict
+    kernel = layer["kernel"] / std[:, None]
+    return LinearClassifier(kernel, layer["bias"] - mean @ kernel)

@@ -1,7 +1,7 @@
 """Going on from an earlier bundle's networks instead of random ones (``gradgen train --from``).
 
-A stored encoder has no batch norms, and a newly trained one gives other codes. So norms are put in
-that change nothing at first, and the old generator is turned to read the new codes.
+A stored encoder has no batch norms, and a newly trained encoder gives other codes. So norms are put
+in that change nothing at first, and the old generator is turned to read the new codes.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from gradgen.catalog import find_weights
-from gradgen.embedded import Modules, load_modules
 from gradgen.errors import UsageError
+from gradgen.labels import Labels
 from gradgen.models.layers import Affine, BatchNorm
-from gradgen.models.tiny64 import Encoder, Generator
+from gradgen.models.tiny64 import Encoder, EncoderSizes, Generator, GeneratorSizes, Sizes
+from gradgen.networks.catalog import find_weights
+from gradgen.networks.trained import Modules, load_modules
 from gradgen.training.whitening import Whitening
-from gradgen.weights.store import load_arrays, read_card
+from gradgen.weights.cards import Card, read_card
+from gradgen.weights.store import load_arrays
 
 
 @dataclass(frozen=True)
@@ -38,24 +40,11 @@ class Start:
     modules: Modules
     whitening: Whitening
     statistics: dict[str, np.ndarray]
-    card: dict[str, Any]
+    card: Card
 
     def describe(self) -> dict[str, Any]:
         """For the new bundle's card: where its weights began, and how those were trained."""
-        return {key: self.card[key] for key in ("name", "files", "training")}
-
-    def check_classes(self, classes: Sequence[str]) -> None:
-        """That the classifier can be kept for data of these classes.
-
-        Raises:
-            UsageError: they are not its own.
-        """
-        if tuple(self.card["labels"]) != tuple(classes):
-            raise UsageError(
-                f"{self.card['name']}'s {len(self.card['labels'])} classes are not the "
-                f"{len(classes)} of the data, so its classifier cannot be kept; "
-                "leave out --stage generator"
-            )
+        return {key: self.card.content[key] for key in ("name", "files", "training")}
 
 
 def load_start(name: str) -> Start:
@@ -67,11 +56,10 @@ def load_start(name: str) -> Start:
     """
     folder = find_weights(name)
     card = read_card(folder)
-    modules = load_modules(folder, len(card["labels"]), int(card["code_size"]))
+    sizes = Sizes.of_card(card.sizes)
+    modules = load_modules(folder, len(card.labels), card.code_size, sizes)
     codes = load_arrays(folder / "codes.safetensors")
-    whitening = Whitening(
-        codes.pop("fc6_mean"), codes.pop("whitening"), float(card["code_variance_kept"])
-    )
+    whitening = Whitening(codes.pop("fc6_mean"), codes.pop("whitening"), card.code_variance_kept)
     return Start(modules, whitening, codes, card)
 
 
@@ -100,25 +88,32 @@ class _FirstLook(BatchNorm):
         return norm
 
 
-def add_batch_norms(encoder: Encoder, images: Array, num_classes: int, seed: int = 0) -> Encoder:
-    """An encoder with norms whose outputs on ``images`` are those of one without.
+def add_batch_norms(
+    encoder: Encoder,
+    images: Array,
+    num_classes: int,
+    seed: int = 0,
+    sizes: EncoderSizes | None = None,
+) -> Encoder:
+    """An encoder with norms whose outputs on ``images`` are those of the encoder without.
 
     Args:
         encoder: as stored, without norms.
         images: (n, 64, 64, 3) in [-1, 1], some training images.
         num_classes: if not the encoder's own number, fc8 begins at random.
+        sizes: if not the encoder's own, the layers that they change begin at random.
     """
-    wanted = Encoder(num_classes, norm=True, rngs=nnx.Rngs(seed))
+    wanted = Encoder(num_classes, sizes or encoder.sizes, norm=True, rngs=nnx.Rngs(seed))
     old = _affine_layers(encoder)
     new = _affine_layers(wanted)
     for name, layer in new.items():
         if layer.kernel.shape == old[name].kernel.shape:
             layer.kernel[...], layer.bias[...] = old[name].kernel[...], old[name].bias[...]
         if layer.norm is not None:
-            layer.norm = nnx.data(_FirstLook(old[name].bias[...]))
+            layer.norm = nnx.data(_FirstLook(layer.bias[...]))
     wanted(images)
     for layer in new.values():
-        if layer.norm is not None:
+        if isinstance(layer.norm, _FirstLook):
             layer.norm = nnx.data(layer.norm.settled())
     return wanted
 
@@ -131,16 +126,59 @@ def _affine_layers(module: nnx.Module) -> dict[str, Affine]:
     }
 
 
-def turn_codes(generator: Generator, old: np.ndarray, new: np.ndarray) -> Generator:
-    """Let a generator of ``old`` codes take ``new`` ones of the same images, in place.
+def adapt_generator(
+    start: Start, code_size: int, sizes: GeneratorSizes, classes: Sequence[str]
+) -> Generator:
+    """An earlier generator for codes of another size, of whose units some decide on a class.
 
-    Args:
-        old: (n, old code size), whitened; new: (n, new code size), whitened.
+    What is new of the picture's last layers begins near zero. The unit of a class begins with what
+    the mean code of that class was in the earlier bundle, if it had that class and knew none of
+    the units; the rest of the units with those of the earlier codes, the most varied first.
 
-    The rotation Q that brings new @ Q nearest to old (orthogonal Procrustes: Schönemann 1966) goes
-    into the first layer. A rotation, not a regression, since it leaves N(0, I) what it is.
+    Raises:
+        UsageError: the earlier code has too few units.
     """
-    left, _, right = np.linalg.svd(new.T.astype(np.float64) @ old, full_matrices=False)
-    rotation = jnp.asarray(left @ right, jnp.float32)
-    generator.fc1.kernel = nnx.Param(rotation @ generator.fc1.kernel[...])
-    return generator
+    earlier = start.modules.generator
+    if earlier.sizes == sizes and earlier.code_size == code_size:
+        return earlier
+    if earlier.code_size < code_size or earlier.sizes.num_classes:
+        raise UsageError(
+            f"{start.card.name}'s generator of {earlier.code_size} units and "
+            f"{earlier.sizes.num_classes} classes cannot be given {code_size} and "
+            f"{sizes.num_classes}"
+        )
+    made = Generator(code_size, sizes, rngs=nnx.Rngs(0))
+    old, new = _affine_layers(earlier), _affine_layers(made)
+    for name, layer in new.items():
+        if layer.kernel.shape == old[name].kernel.shape:
+            layer.kernel[...], layer.bias[...] = old[name].kernel[...], old[name].bias[...]
+    told = old["fc1"].kernel[...]
+    means = _class_means(start, classes)
+    free = code_size - len(means)
+    made.fc1.kernel[...] = jnp.concatenate([told[free:code_size], told[:free], means @ told])
+    made.fc1.bias[...] = earlier.fc1.bias[...]
+    had, has = earlier.sizes.finest, sizes.finest
+    if has > had:
+        wide = 0.5 * made.conv6.kernel[...].reshape(3, 3, 32, 4, has)
+        narrow = earlier.conv6.kernel[...].reshape(3, 3, 32, 4, had)
+        made.conv6.kernel[...] = wide.at[..., :had].set(narrow).reshape(made.conv6.kernel.shape)
+        bias = jnp.zeros((4, has)).at[:, :had].set(earlier.conv6.bias[...].reshape(4, had))
+        made.conv6.bias[...] = bias.reshape(-1)
+        made.conv7.kernel[...] = (
+            (0.1 * made.conv7.kernel[...]).at[:, :, :had].set(earlier.conv7.kernel[...])
+        )
+        made.conv7.bias[...] = earlier.conv7.bias[...]
+    return made
+
+
+def _class_means(start: Start, classes: Sequence[str]) -> np.ndarray:
+    """The mean code (classes, code_size) of each class in the earlier bundle; zero if unknown."""
+    known = {
+        Labels.from_lines([line])[0].names: index for index, line in enumerate(start.card.labels)
+    }
+    means = np.zeros((len(classes), start.modules.generator.code_size), np.float32)
+    for row, line in zip(means, classes, strict=True):
+        index = known.get(Labels.from_lines([line])[0].names)
+        if index is not None:
+            row[:] = start.statistics["class_mean"][index]
+    return means

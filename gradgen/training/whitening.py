@@ -7,7 +7,10 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 import numpy as np
 
-from gradgen.training.data import Dataset
+from gradgen.datasets import Dataset
+
+LEAST_VARIANCE = 0.01  # a direction that hardly varies is not blown up by more than ten
+RIDGE = 1e-3  # of the regression, on fc6 of unit variance
 
 
 @dataclass(frozen=True)
@@ -16,8 +19,8 @@ class Whitening:
 
     Attributes:
         mean: (fc6_size,).
-        kernel: (fc6_size, code_size), the leading principal axes over their standard deviations.
-        kept: share of fc6's variance that the kept axes hold.
+        kernel: (fc6_size, code_size).
+        kept: share of the variance of drawn pictures' z that fc6 tells.
     """
 
     mean: np.ndarray
@@ -25,15 +28,29 @@ class Whitening:
     kept: float
 
 
-def fit_whitening(fc6: np.ndarray, code_size: int) -> Whitening:
-    """PCA-whitening of codes (n, fc6_size) to ``code_size`` dimensions."""
+def fit_whitening(fc6: np.ndarray, drawn_fc6: np.ndarray, codes: np.ndarray) -> Whitening:
+    """Codes of photographs, as near as can be to the z that would draw them.
+
+    A regression from fc6 to z over drawn pictures, then the least change (ZCA) that makes its
+    results N(0, I) in mean and covariance over photographs: a regression alone draws what it is
+    unsure of to zero.
+
+    Args:
+        fc6: (n, fc6_size) of photographs.
+        drawn_fc6, codes: (m, fc6_size) and (m, code_size), of drawn pictures and their z.
+    """
+    centre = drawn_fc6.mean(0, dtype=np.float64)
+    inputs = drawn_fc6 - centre
+    gram = inputs.T @ inputs / len(inputs)
+    ridge = RIDGE * np.trace(gram) / len(gram)
+    slopes = np.linalg.solve(gram + ridge * np.eye(len(gram)), inputs.T @ codes / len(inputs))
+    kept = 1 - np.mean((inputs @ slopes + codes.mean(0) - codes) ** 2) / np.mean(codes.var(0))
+
     mean = fc6.mean(0, dtype=np.float64)
-    centred = fc6 - mean
-    variance, axes = np.linalg.eigh(centred.T @ centred / len(fc6))
-    order = np.argsort(variance)[::-1][:code_size]
-    kernel = axes[:, order] / np.sqrt(variance[order])
-    kept = variance[order].sum() / variance.sum()
-    return Whitening(mean.astype(np.float32), kernel.astype(np.float32), float(kept))
+    read = (fc6 - mean) @ slopes
+    variance, axes = np.linalg.eigh(read.T @ read / len(read))
+    scale = axes / np.sqrt(np.maximum(variance, LEAST_VARIANCE)) @ axes.T
+    return Whitening(mean.astype(np.float32), (slopes @ scale).astype(np.float32), float(kept))
 
 
 def code_statistics(codes: np.ndarray, train: Dataset) -> dict[str, np.ndarray]:
