@@ -1,9 +1,10 @@
 """Several hosts that share a run through its folder.
 
-Chains need nothing of one another, so the hosts meet once, by ``jax.distributed``, to learn who is
-which, and part again: each then works on its own devices, and one that dies takes no other with
-it. What they have to tell one another goes through the run's folder, which they all must see.
-Scoring and statistics, which leave no folder, stay connected and gather their results.
+Chains need nothing from each other. So the hosts meet once through ``jax.distributed``, where each
+learns its number, and then they disconnect. After that each host works on its own devices, and a
+host that dies does not stop the others. Whatever a host has to tell the others goes through the
+run's folder, which all hosts must see. Scoring and statistics write no folder. There the hosts stay
+connected and gather their results.
 """
 
 from __future__ import annotations
@@ -12,31 +13,34 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from gradgen.errors import GradgenError, UsageError
-from gradgen.weights.store import write_atomically
+from gradgen.files import read_json, write_atomically
 
-# A host that has reported nothing for so long is taken for dead; a block of steps, after which it
-# reports, takes seconds, compiling at the start perhaps a minute.
+# A host that has reported nothing for this time is taken for dead. It reports after each block of
+# steps, which takes seconds. Compiling at the start takes perhaps a minute.
 SILENCE = 180.0  # seconds
-POLL = 0.5  # seconds
-MEETING = 300  # seconds that the hosts wait for one another at the start
+POLL = 0.5  # seconds between two looks at the folder
+MAX_REPORT_BYTES = 64 * 2**10
+MEETING = 300  # seconds that the hosts wait for each other at the start
 
 
 @dataclass(frozen=True)
 class Hosts:
-    """Which of how many hosts this is.
+    """The number of this host among the hosts that share the work.
 
     Attributes:
-        index, count: 0 … count - 1.
-        session: the same number on all hosts that began together, another one each time: the first
-            host's clock, in milliseconds.
+        index: number of this host, 0 … count - 1.
+        count: number of hosts.
+        session: a number that is the same on all hosts that began together and different for each
+            start. It is the time of the first host's clock in milliseconds.
     """
 
     index: int = 0
@@ -45,47 +49,71 @@ class Hosts:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the host that writes what belongs to all."""
+        """Whether this is the host that writes the files that belong to all."""
         return self.index == 0
 
     def share(self, count: int) -> range:
-        """Which of ``count`` things are this host's: a run of neighbours; no two hosts' overlap."""
+        """Return the indices, among ``count`` things, that are this host's.
+
+        They are consecutive, and each index belongs to exactly one host.
+        """
         return range(self.index * count // self.count, (self.index + 1) * count // self.count)
 
     def report(self, work: Path, done: int, total: int, ended: bool = False) -> None:
-        """Tell the others, in the folder ``work``, how far this host is."""
+        """Tell the other hosts how far this host is, by a file in the folder ``work``.
+
+        Args:
+            work: folder that all hosts see.
+            done: number of things that this host has finished.
+            total: number of things that this host has to do.
+            ended: whether this host will do no more.
+        """
         if self.count > 1:
             state: dict[str, float] = {"session": self.session, "done": done, "total": total}
             state |= {"ended": ended, "time": time.time()}
-            write_atomically(work / f"host-{self.index}.json", json.dumps(state).encode())
+            # not worth waiting for the disk: it is told again after the next block
+            path = work / f"host-{self.index}.json"
+            write_atomically(path, json.dumps(state).encode(), parents=False, durable=False)
 
     def wait_for_first(self, record: Callable[[], int | None], folder: Path) -> None:
-        """Until ``record()`` gives this session's number: the first host has begun.
+        """Wait until ``record()`` returns this session's number, so that the first host has begun.
+
+        Args:
+            record: reads the session's number from the run's record, or returns ``None``.
+            folder: the run's folder, for the message.
 
         Raises:
-            GradgenError: it does not come; the folder is not shared, or the first host is gone.
+            GradgenError: the number does not appear in time, because the folder is not shared or
+                the first host is gone.
         """
         begun = time.monotonic()
         while record() != self.session:
             if time.monotonic() - begun > SILENCE:
                 raise GradgenError(
                     f"host {self.index} does not see in {folder} what the first host writes there; "
-                    "all hosts need the same folder: give one on a shared file system by --out"
+                    "all hosts need the same folder: give a folder on a shared file system by --out"
                 )
             time.sleep(POLL)
 
     def wait_for_others(self, work: Path, stop: Callable[[], bool] | None = None) -> list[int]:
-        """Until every other host has ended; returns those that have fallen silent instead."""
-        seen: dict[int, tuple[str, float]] = {}
+        """Wait until every other host has ended or has been silent for too long.
+
+        Args:
+            work: the folder of :meth:`report`.
+            stop: ends the waiting as soon as it returns true.
+
+        Returns:
+            The indices of the hosts that have been silent for too long.
+        """
+        seen: dict[int, tuple[Mapping[str, Any], float]] = {}
         waiting = set(range(self.count)) - {self.index}
         silent: list[int] = []
         while waiting and not (stop is not None and stop()):
             now = time.monotonic()
             for host in sorted(waiting):
-                text = _read(work / f"host-{host}.json")
-                if text != seen.get(host, (None, 0.0))[0]:
-                    seen[host] = text, now
-                state = json.loads(text) if text else {}
+                state = _read(work / f"host-{host}.json")
+                if state != seen.get(host, (None, 0.0))[0]:
+                    seen[host] = state, now
                 if state.get("session") == self.session and state.get("ended"):
                     waiting.discard(host)
                 elif now - seen[host][1] > SILENCE:
@@ -99,11 +127,13 @@ class Hosts:
 ALONE = Hosts()
 
 
-def _read(path: Path) -> str:
+def _read(path: Path) -> Mapping[str, Any]:
+    """What a host has reported; nothing as long as there is nothing that can be read."""
     try:
-        return path.read_text(encoding="utf-8")
-    except OSError:  # not there yet, or just being replaced on a network's file system
-        return ""
+        found: Mapping[str, Any] = read_json(path, limit=MAX_REPORT_BYTES)
+    except (FileNotFoundError, GradgenError):  # a network disk may just be replacing it
+        return {}
+    return found
 
 
 def connect(
@@ -112,16 +142,24 @@ def connect(
     process_id: int | None = None,
     stay: bool = False,
 ) -> Hosts:
-    """Meet the other hosts. To be called before JAX is used for anything else.
+    """Meet the other hosts. Call this before JAX is used for anything else.
+
+    If the first three arguments are ``None``, ``jax.distributed.initialize`` finds their values in
+    the environment (SLURM, Open MPI, Kubernetes, Cloud TPU).
 
     Args:
-        coordinator: "host:port" of the first host; all three ``None``: from the environment, as
-            ``jax.distributed.initialize`` finds it (SLURM, Open MPI, Kubernetes, Cloud TPU).
-        stay: remain connected, so that :func:`gather` works; all hosts have to live to the end.
+        coordinator: "host:port" of the first host.
+        num_processes: number of hosts.
+        process_id: number of this host, from 0.
+        stay: whether to stay connected, so that :func:`gather` works. All hosts then have to live
+            to the end.
+
+    Returns:
+        The number of this host among all hosts.
 
     Raises:
-        UsageError: the environment says nothing, or the arguments make no sense.
-        GradgenError: the others do not come.
+        UsageError: the environment names no cluster, or the arguments make no sense.
+        GradgenError: the other hosts do not come.
     """
     import jax
 
@@ -151,8 +189,8 @@ def connect(
     from jax.experimental.multihost_utils import broadcast_one_to_all
 
     now = int(time.time() * 1000)
-    with _stdout_to_stderr():  # Gloo, which carries this between CPUs, talks there
-        # JAX's integers have 32 bits
+    with _stdout_to_stderr():  # Gloo, which carries this between CPUs, prints to standard output
+        # The time is sent in two halves, because JAX's integers have 32 bits.
         halves = broadcast_one_to_all((now >> 31, now & (2**31 - 1)))
     session = (int(halves[0]) << 31) | int(halves[1])
     hosts = Hosts(jax.process_index(), jax.process_count(), session)
@@ -162,7 +200,11 @@ def connect(
 
 
 def gather(hosts: Hosts, payload: bytes) -> list[bytes]:
-    """What every host gives, in their order, to all of them; the hosts have stayed connected."""
+    """Send the bytes of every host to all hosts, which have to be connected still.
+
+    Returns:
+        The payloads of all hosts, in the hosts' order.
+    """
     if hosts.count == 1:
         return [payload]
     from jax.experimental.multihost_utils import process_allgather
@@ -177,7 +219,7 @@ def gather(hosts: Hosts, payload: bytes) -> list[bytes]:
 
 @contextmanager
 def _stdout_to_stderr() -> Iterator[None]:
-    """What native code prints meanwhile goes where messages go: standard output is for results."""
+    """Send what native code prints to standard error, because standard output is for results."""
     sys.stdout.flush()
     kept = os.dup(1)
     try:

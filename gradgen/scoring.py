@@ -15,20 +15,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from gradgen import notebook
 from gradgen.errors import UsageError
 from gradgen.hosts import ALONE, Hosts, gather
 from gradgen.images import ImageSource, find_images
-from gradgen.streaming import BATCH_SIZE, stream
+from gradgen.networks.catalog import SCORING_BUNDLE
+from gradgen.networks.stream import BATCH_SIZE, stream
 
 if TYPE_CHECKING:
-    from gradgen.networks import Bundle, Network
+    from gradgen.networks.interfaces import Bundle, Network
 
 GIVEN = "(given in Python)"  # the group of pictures that are not files
 
 
 @dataclass(frozen=True)
 class ImageScore:
-    """One picture: its path (or "image 3"), its group, its log-probability of being real (nats)."""
+    """A picture: its path (or "image 3"), its group, its log-probability of being real (nats)."""
 
     source: str
     group: str
@@ -70,7 +72,7 @@ class Scores:
 
     @property
     def total(self) -> GroupScore | None:
-        """All pictures as one group; None if there are none."""
+        """All pictures as a group; None if there are none."""
         return group_score("all", self.log_probabilities) if self.images else None
 
     def to_dict(self) -> dict[str, Any]:
@@ -79,8 +81,21 @@ class Scores:
         record["total"] = asdict(self.total) if self.total else None
         return record
 
+    def _repr_html_(self) -> str:
+        """For Jupyter: a row for each group, and one for each picture that has no score."""
+        rows = []
+        total = [self.total] if self.total and len(self.groups) > 1 else []
+        for group in (*self.groups, *total):
+            error = "–" if group.standard_error is None else f"{group.standard_error:.3f}"
+            rows.append((group.group, str(group.count), f"{group.mean:.3f}", error))
+        shown = notebook.table(("pictures", "number", "mean log p(real)", "standard error"), rows)
+        if not self.failures:
+            return shown
+        failures = [(failure.source, failure.reason) for failure in self.failures]
+        return shown + notebook.table(("no score", "why"), failures)
+
     def to_csv(self) -> str:
-        """`source,group,log_probability`, one line a picture."""
+        """`source,group,log_probability`, a line for each picture."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["source", "group", "log_probability"])
@@ -90,7 +105,7 @@ class Scores:
 
 def score(
     images: Any,
-    bundle: Bundle | str | os.PathLike[str] = "tiny64",
+    bundle: Bundle | str | os.PathLike[str] = SCORING_BUNDLE,
     batch_size: int = BATCH_SIZE,
     threads: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
@@ -101,11 +116,12 @@ def score(
 ) -> Scores:
     """Score pictures by a bundle's discriminator.
 
-    images: one picture or a sequence of them; each a path (a folder or a glob pattern stands for
+    images: a picture or a sequence of them; each a path (a folder or a glob pattern stands for
     all that it holds), a Pillow image or an array (H, W, 3), uint8 or floating point in [-1, 1];
     an array (n, H, W, 3) is n pictures. Each is scaled to the discriminator's size.
-    bundle: a Bundle or what `load_bundle` takes. on_progress(done, total) after each batch.
-    discriminator: another one than the bundle's, as `load_bundle` takes it. batch_statistics:
+    bundle: a Bundle or what `load_bundle` takes; ten64's discriminator was trained to turn down
+    noise, drawings and spoilt photographs too. on_progress(done, total) after each batch.
+    discriminator: another than the bundle's, as `load_bundle` takes it. batch_statistics:
     DCGAN as it was published, normalised by the batch at hand: a picture's score then depends on
     the pictures beside it and on batch_size. hosts: that share the pictures and have stayed
     connected (`gradgen.hosts.connect`); all of them return all scores.
@@ -117,18 +133,25 @@ def score(
     if not sources:
         raise UsageError("no images to score")
     network = _discriminator(bundle, discriminator, batch_statistics)
+    if on_progress is None and notebook.listens():
+        bar = notebook.Bar("scoring", "pictures")
+        on_progress = bar.update
     own = hosts.share(len(sources))
     values: list[tuple[int, float]] = []
     failed: list[tuple[int, str]] = []
+    names = [_name(source, i) for i, source in enumerate(sources)]
     for chunk in stream(network, sources[own.start : own.stop], batch_size, threads):
         indices = (chunk.indices + own.start).tolist()
-        values.extend(zip(indices, chunk.outputs.tolist(), strict=True))
+        for index, value in zip(indices, chunk.outputs.tolist(), strict=True):
+            if math.isfinite(value):
+                values.append((index, value))
+            else:
+                failed.append((index, f"{names[index]}: {network.name} gives it {value}"))
         failed.extend((own.start + f.index, f.message) for f in chunk.failures)
         if on_progress is not None:
             on_progress(chunk.done, len(own))
     # JSON keeps every bit of a float
     parts = [json.loads(part) for part in gather(hosts, json.dumps([values, failed]).encode())]
-    names = [_name(source, i) for i, source in enumerate(sources)]
     scored = [ImageScore(names[i], groups[i], value) for part in parts for i, value in part[0]]
     failures = [UnreadableImage(names[i], reason) for part in parts for i, reason in part[1]]
     return Scores(
@@ -144,7 +167,7 @@ def _discriminator(
     bundle: Bundle | str | os.PathLike[str], name: str | None, batch_statistics: bool
 ) -> Network:
     if isinstance(bundle, str | os.PathLike):
-        from gradgen.bundle import load_bundle
+        from gradgen.networks.load import load_bundle
 
         bundle = load_bundle(
             bundle if isinstance(bundle, str) else Path(bundle), discriminator=name
@@ -153,7 +176,7 @@ def _discriminator(
         raise UsageError("a bundle that is loaded has its discriminator; give the bundle by name")
     if not batch_statistics:
         return bundle.discriminator
-    from gradgen.originals import DISCRIMINATOR, load_dcgan
+    from gradgen.networks.paper import DISCRIMINATOR, load_dcgan
 
     if bundle.parts.discriminator is not load_dcgan:
         raise UsageError(f"batch-statistics is for {DISCRIMINATOR} alone; add discriminator dcgan")
@@ -170,7 +193,7 @@ def group_score(group: str, log_probabilities: np.ndarray) -> GroupScore:
 
 
 def grouped(scores: Iterable[ImageScore]) -> Iterator[GroupScore]:
-    """One GroupScore for each group, in the order in which they first come."""
+    """A GroupScore for each group, in the order in which they first come."""
     values: dict[str, list[float]] = {}
     for image in scores:
         values.setdefault(image.group, []).append(image.log_probability)

@@ -1,4 +1,4 @@
-"""Gradients alone, our chains, BlackJAX's chains and a matrix product, as compiled loops."""
+"""Compiled loops over gradients, over our chains, over BlackJAX's chains and over a product."""
 
 from __future__ import annotations
 
@@ -14,20 +14,27 @@ from gradgen.benchmark.timing import Loop
 from gradgen.inference import hmc, mala
 from gradgen.inference.kernel import init
 from gradgen.inference.types import Evaluation
-from gradgen.target import Target
+from gradgen.runs.target import Target
 
-STEP_SIZES = {"mala": 0.05, "hmc": 0.1}  # of the order that the warm-up finds; cost does not depend
+# The warm-up finds step sizes of this order. The cost does not depend on them.
+STEP_SIZES = {"mala": 0.05, "hmc": 0.1}
 MATRIX_SIDE = {"cpu": 2048, "accelerator": 8192}
-GRADIENT_PASSES = 2  # forward, and backward to the codes: the weights' gradient is never needed
+# These are the forward pass and the backward pass to the codes. No gradient of weights is needed.
+GRADIENT_PASSES = 2
 
 
 def gradient_and_chains(
     target: Target, z: Array, gradients: int, num_integration_steps: int
 ) -> dict[str, Loop]:
-    """Loops of ``gradients`` evaluations for all chains of z (chains, code).
+    """Make the loops of plain gradients and of our chains.
 
-    The chains' loops take one more for their first state, which a run takes once as well.
-    ``gradients`` is a multiple of ``num_integration_steps``.
+    The loops of chains take an additional gradient for their first state, as a run does.
+
+    Args:
+        target: the density of the samples.
+        z: (chains, code), the codes at the start of each loop.
+        gradients: gradient evaluations in a loop, a multiple of ``num_integration_steps``.
+        num_integration_steps: leapfrog steps of HMC.
     """
     label = jnp.int32(0)
 
@@ -38,7 +45,7 @@ def gradient_and_chains(
         def loop(params: Any, z: Array) -> Any:
             def step(z: Array, _: Array) -> tuple[Array, Array | None]:
                 evaluation = value_and_grad(params, label, z)
-                # A step that moves: else XLA would see that each round computes the same.
+                # The step moves z, or XLA would see that each round computes the same.
                 moved = z + 1e-6 * evaluation.gradient
                 return moved, evaluation.log_density if density else None
 
@@ -46,7 +53,7 @@ def gradient_and_chains(
 
         return _compiled(loop, target.params, z, gradients)
 
-    # the float32 density beside a coarse gradient is not asked for, and so not computed
+    # The loop does not return the float32 density beside a coarse gradient, so XLA leaves it out.
     coarse = partial(target.mixed_value_and_grad, "bfloat16")
 
     def mala_loop(params: Any, z: Array) -> Any:
@@ -79,10 +86,12 @@ def gradient_and_chains(
 def blackjax_chains(
     target: Target, z: Array, gradients: int, num_integration_steps: int
 ) -> dict[str, Loop]:
-    """The same chains by BlackJAX, an independent library, on the same target.
+    """Make the loops of the same chains by BlackJAX, an independent library.
+
+    The arguments are those of :func:`gradient_and_chains`.
 
     Raises:
-        ImportError: it is not installed.
+        ImportError: BlackJAX is not installed.
     """
     import blackjax
 
@@ -117,7 +126,11 @@ def blackjax_chains(
 
 
 def matrix_product(repeats: int = 4) -> tuple[Loop, float]:
-    """Products of large square float32 matrices, and the floating-point operations of one."""
+    """Make a loop of products of large square float32 matrices.
+
+    Returns:
+        The loop, and the floating-point operations of a product.
+    """
     side = MATRIX_SIDE["cpu" if jax.default_backend() == "cpu" else "accelerator"]
     matrix = jax.random.normal(jax.random.key(0), (side, side)) / side**0.5
 
@@ -128,9 +141,11 @@ def matrix_product(repeats: int = 4) -> tuple[Loop, float]:
 
 
 def gradient_flops(multiply_adds: float, num_chains: int) -> float:
-    """Floating-point operations that a gradient of all chains cannot do without.
+    """Count the floating-point operations that a gradient of all chains needs at least.
 
-    multiply_adds: of generator and classifier, for one picture, forward.
+    Args:
+        multiply_adds: of a forward pass of generator and classifier, for a picture.
+        num_chains: how many chains there are.
     """
     return 2.0 * multiply_adds * GRADIENT_PASSES * num_chains
 

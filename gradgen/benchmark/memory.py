@@ -7,7 +7,11 @@ from typing import Any
 
 
 def peak_memory_gb(device: Any) -> float | None:
-    """Most memory in use so far, in 10^9 bytes; None where the system does not tell."""
+    """Return the most memory in use so far in 10^9 bytes, or ``None`` if the system does not tell.
+
+    Args:
+        device: a JAX device. For a CPU, the memory is that of this process.
+    """
     if device.platform != "cpu":
         peak = (device.memory_stats() or {}).get("peak_bytes_in_use")
         return None if peak is None else peak / 1e9

@@ -1,7 +1,7 @@
-"""How time and memory grow with chains, steps, devices and processes.
+"""Measures how time and memory grow with chains, steps, devices and processes.
 
-Each figure is taken in a process of its own (``python -m gradgen.benchmark.scaling``), since the
-number of devices is fixed when JAX starts and a process's peak memory never falls.
+Each figure is measured in a process of its own (``python -m gradgen.benchmark.scaling``), since the
+number of devices is fixed when JAX starts and the peak memory of a process never falls.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from typing import Any
 from gradgen.errors import GradgenError
 
 CHAIN_COUNTS, STEP_COUNTS, DEVICE_COUNTS = (1, 4, 16, 64), (100, 400, 1600), (1, 2, 4, 8)
-CHAINS, STEPS = 16, 20  # of what is not varied
-FEW_CHAINS = 2  # where the steps are varied, so that many of them do not take long
+CHAINS, STEPS = 16, 20  # where they are not varied
+FEW_CHAINS = 2  # where the steps are varied, so that many steps do not take long
 
 
 @dataclass(frozen=True)
 class Case:
-    """MALA chains of a bundle on so many devices (``None``: those that there are)."""
+    """MALA chains of a bundle on ``num_devices`` devices (``None`` means all that there are)."""
 
     bundle: str
     num_chains: int = CHAINS
@@ -37,12 +37,12 @@ Row = dict[str, Any]
 
 
 def cases(bundle: str, on_cpu: bool) -> list[tuple[str, list[Case]]]:
-    """(what is varied, the processes that run at the same time), one a figure."""
+    """List the figures to measure: (what is varied, the processes that run at the same time)."""
     found = [("chains", [Case(bundle, num_chains=count)]) for count in CHAIN_COUNTS]
     found += [
         ("steps", [Case(bundle, num_chains=FEW_CHAINS, num_steps=count)]) for count in STEP_COUNTS
     ]
-    if on_cpu:  # forced devices share the processor's cores
+    if on_cpu:  # only CPUs can be divided into several devices, which then share the cores
         found += [
             ("devices", [Case(bundle, num_devices=count, group_size=CHAINS // DEVICE_COUNTS[-1])])
             for count in DEVICE_COUNTS
@@ -54,7 +54,19 @@ def cases(bundle: str, on_cpu: bool) -> list[tuple[str, list[Case]]]:
 def measure(
     bundle: str, on_cpu: bool, on_case: Callable[[str], None] = lambda what: None
 ) -> list[Row]:
-    """One row a figure: what is varied, its value, seconds, ms a step, peak memory."""
+    """Measure all figures.
+
+    Args:
+        bundle: name or folder.
+        on_cpu: whether JAX runs on a CPU.
+        on_case: called with a figure's description after it has been measured.
+
+    Returns:
+        A row for each figure: what is varied, its value, seconds, ms a step, peak memory.
+
+    Raises:
+        GradgenError: a process of the benchmark failed.
+    """
     rows = []
     for what, together in cases(bundle, on_cpu):
         results = _run(together)
@@ -69,7 +81,7 @@ def measure(
             {
                 "varied": what,
                 "value": value,
-                "num_chains": sum(one.num_chains for one in together),
+                "num_chains": sum(case.num_chains for case in together),
                 "num_steps": together[0].num_steps,
                 "seconds": longest,
                 "ms_per_step": 1e3 * longest / together[0].num_steps,
@@ -107,14 +119,17 @@ def _start(case: Case) -> subprocess.Popen[str]:
 
 
 def run_case(case: Case) -> Row:
-    """Seconds of the second of two runs, so that nothing is compiled in it, and peak memory."""
+    """Run a case twice, and return the seconds of the second run and the peak memory.
+
+    Everything has been compiled before the second run.
+    """
     import jax
     import jax.numpy as jnp
 
     from gradgen.benchmark.memory import peak_memory_gb
-    from gradgen.bundle import load_bundle
     from gradgen.inference import SamplerSettings, run_chains
-    from gradgen.target import make_target
+    from gradgen.networks.load import load_bundle
+    from gradgen.runs.target import make_target
 
     bundle = load_bundle(case.bundle)
     target = make_target(bundle)

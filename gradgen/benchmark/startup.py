@@ -1,4 +1,4 @@
-"""What a user waits for: the help, a first picture with cold and warm caches, scored pictures."""
+"""Measures what a user waits for: the help, a first picture, the scores of many pictures."""
 
 from __future__ import annotations
 
@@ -15,13 +15,26 @@ import numpy as np
 from gradgen.benchmark.timing import seconds
 from gradgen.errors import GradgenError
 
-PICTURES, SIDE = 256, 256  # JPEGs to score, about as costly to decode as photographs of that size
+# The JPEGs to score take about as long to decode as photographs of that size.
+PICTURES, SIDE = 256, 256
 
 
 def measure(
     bundle: str, on_figure: Callable[[str], None] = lambda name: None, pictures: int = PICTURES
 ) -> dict[str, float]:
-    """{figure: value}: seconds, and pictures a second for scoring."""
+    """Measure all figures.
+
+    Args:
+        bundle: name or folder.
+        on_figure: called with a figure's name after it has been measured.
+        pictures: how many pictures are scored.
+
+    Returns:
+        {name of the figure: its value}, in seconds, and for scoring in pictures per second.
+
+    Raises:
+        GradgenError: a command failed.
+    """
     found: dict[str, float] = {}
 
     def note(name: str, value: float) -> None:
@@ -60,7 +73,7 @@ def _command(arguments: list[str], **environment: str) -> float:
 
 
 def _write_pictures(folder: Path, count: int) -> None:
-    """Smooth noise: photographs are about as smooth, and JPEG's decoder depends on it."""
+    """Write smooth noise, because JPEG's speed depends on smoothness, as photographs have it."""
     from PIL import Image
 
     folder.mkdir()
@@ -73,5 +86,5 @@ def _write_pictures(folder: Path, count: int) -> None:
 def _scoring_rate(bundle: str, folder: Path, count: int) -> float:
     from gradgen.scoring import score
 
-    score([folder], bundle)  # compiles, and brings the files into the system's cache
+    score([folder], bundle)  # this compiles and brings the files into the system's cache
     return count / seconds(lambda: score([folder], bundle))

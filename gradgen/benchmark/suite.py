@@ -1,26 +1,27 @@
-"""All loops in one run, and the ratios between them."""
+"""Everything that ``gradgen bench`` measures, and the ratios between the figures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 
-from gradgen.benchmark import loops
+from gradgen.benchmark import PARTS, USUAL, loops, mixing, scaling, startup
 from gradgen.benchmark.memory import peak_memory_gb
 from gradgen.benchmark.timing import Timings, in_turns
-from gradgen.bundle import load_bundle
-from gradgen.errors import GradgenError
-from gradgen.target import make_target
+from gradgen.errors import GradgenError, UsageError
+from gradgen.evaluation import precision
+from gradgen.networks.load import load_bundle
+from gradgen.runs.target import make_target
 
 MATRIX_PRODUCT = "matrix product"
 COARSE = "bfloat16 gradient"
 PYTORCH = ("PyTorch", "PyTorch, compiled")
 INSTALL = "it is not installed (pip install 'gradgen[bench]')"
 FLOPS = "FLOP/s: gradient / matrix product"
-# what is divided by what (below 1, the first is the faster one), and the goal
+# {(divided, divisor): goal}. If the ratio is below 1, the first loop is faster than the second.
 RATIOS = {
     ("MALA", "gradient"): "≤ 1.02",
     ("HMC", "gradient"): "≤ 1.02",
@@ -31,10 +32,85 @@ RATIOS = {
 }
 
 
+def bench(
+    bundle: str = "tiny64",
+    parts: Sequence[str] = USUAL,
+    *,
+    num_chains: int | None = None,
+    num_integration_steps: int = 10,
+    gradients: int | None = None,
+    repeats: int = 5,
+    on_progress: Callable[[str, str], None] = lambda part, what: None,
+) -> dict[str, Any]:
+    """Time gradients and chains, and compare a chain's step with its gradients.
+
+    Args:
+        bundle: name or folder.
+        parts: "loops", "scaling" (over chains, steps, devices and processes), "startup" (what a
+            user waits for), "precision" (HMC with float32 and with bfloat16 gradients), "mixing"
+            (effective samples of each method, not among the default).
+        num_chains: chains side by side in the loops. ``None`` means 16, and 64 on accelerators.
+        num_integration_steps: leapfrog steps of HMC.
+        gradients: gradients of a chain in a timing, rounded down to whole trajectories. ``None``
+            means 40, and 400 on accelerators.
+        repeats: timings of each loop. The loops take turns.
+        on_progress: called with (part, what has been measured).
+
+    Returns:
+        Plain numbers and strings, as ``gradgen bench --json`` prints them.
+
+    Raises:
+        UsageError: a part is unknown.
+        GradgenError: a process of the benchmark failed.
+    """
+    for part in parts:
+        if part not in PARTS:
+            raise UsageError(f"`part` must be one of {', '.join(PARTS)}, not {part}")
+    device = jax.devices()[0]
+    on_cpu = device.platform == "cpu"
+    num_chains = num_chains or (16 if on_cpu else 64)
+    gradients = gradients or (40 if on_cpu else 400)
+    gradients = max(1, gradients // num_integration_steps) * num_integration_steps
+    result: dict[str, Any] = {
+        "bundle": bundle,
+        "device": f"{device.platform}: {device.device_kind}",
+    }
+
+    def watch(part: str) -> Callable[[str], None]:
+        return lambda what: on_progress(part, what)
+
+    if "loops" in parts:
+        measured = measure_loops(
+            bundle, num_chains, gradients, num_integration_steps, repeats, watch("loops")
+        )
+        result |= summary(measured, num_chains) | {
+            "num_chains": num_chains,
+            "num_integration_steps": num_integration_steps,
+            "gradients_a_chain": gradients,
+            "repeats": repeats,
+        }
+    if "scaling" in parts:
+        result["scaling"] = scaling.measure(bundle, on_cpu, watch("scaling"))
+    if "startup" in parts:
+        result["startup"] = startup.measure(bundle, watch("startup"))
+    if "precision" in parts:
+        result["precision"] = precision.measure(bundle, watch("precision"))
+    if "mixing" in parts:
+        result["mixing"] = mixing.measure(bundle, watch("mixing"))
+    return result
+
+
 @dataclass(frozen=True)
 class Measured:
-    """Timings; floating-point operations of a gradient of all chains and of a matrix product;
-    what could not be measured and why."""
+    """What :func:`measure_loops` has measured.
+
+    Attributes:
+        timings: of all loops.
+        gradient_flops: floating-point operations of a gradient of all chains.
+        product_flops: floating-point operations of a matrix product.
+        peak_memory_gb: in 10^9 bytes, or ``None`` if the system does not tell.
+        skipped: {what could not be measured: the reason}.
+    """
 
     timings: Timings
     gradient_flops: float
@@ -51,7 +127,11 @@ def measure_loops(
     repeats: int,
     on_timing: Callable[[str], None] = lambda name: None,
 ) -> Measured:
-    """Time everything that can be timed here; see :mod:`gradgen.benchmark.loops`."""
+    """Time all loops of :mod:`gradgen.benchmark.loops` that can run here.
+
+    The arguments are those of :func:`bench`, except that ``on_timing`` is called with the name of a
+    loop after each of its timings.
+    """
     loaded = load_bundle(bundle)
     target = make_target(loaded)
     z = jax.random.normal(jax.random.key(0), (num_chains, loaded.code_size))
@@ -72,7 +152,8 @@ def measure_loops(
         skipped["PyTorch"] = INSTALL
     except GradgenError as error:
         skipped["PyTorch"] = str(error)
-    # Whatever follows this one in a turn takes 4 % longer (one chain of CaffeNet, 300 ms a loop)
+    # The loop after the coarse gradient takes 4 % longer (a chain of CaffeNet, 300 ms a loop), so
+    # only the matrix product may follow it.
     timed[COARSE] = timed.pop(COARSE)
     timed[MATRIX_PRODUCT], product_flops = loops.matrix_product()
     timings = in_turns(timed, repeats, on_timing)
@@ -86,14 +167,14 @@ def measure_loops(
 
 
 def summary(measured: Measured, num_chains: int) -> dict[str, Any]:
-    """Ratios first, then the loops, as JSON has them."""
+    """Compute the ratios and the figures of each loop, in the form of the JSON output."""
     timings = measured.timings
     ratios, goals = {}, {FLOPS: ""}
     for pair, goal in RATIOS.items():
-        if all(one in timings.each for one in pair):
+        if all(name in timings.each for name in pair):
             name = " / ".join(pair)
             ratios[name], goals[name] = timings.ratio(*pair), goal
-    # FLOP/s of the gradient ÷ FLOP/s of the product
+    # FLOP/s of the gradient, divided by FLOP/s of the product
     ratios[FLOPS] = (
         measured.gradient_flops / measured.product_flops * timings.ratio(MATRIX_PRODUCT, "gradient")
     )

@@ -1,4 +1,4 @@
-"""Timing loops in turns, and ratios of their times."""
+"""Times loops in turns, and computes the ratios of their times."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Loop:
-    """Something to time.
+    """A computation that is timed.
 
     Attributes:
-        run: returns when everything that it computes is there.
-        evaluations: how many it takes; a time is one of them.
+        run: computes, and returns when all results are there.
+        evaluations: how many gradients or products ``run`` computes. Times are divided by it.
     """
 
     run: Callable[[], Any]
@@ -25,22 +25,30 @@ class Loop:
 
 @dataclass(frozen=True)
 class Timings:
-    """Seconds an evaluation, by loop and turn; of the first call, in all, compilation included."""
+    """The times of all loops in seconds.
+
+    Attributes:
+        each: for each loop, the seconds per evaluation in every turn.
+        first: for each loop, the seconds of the whole first call, including compilation.
+    """
 
     each: Mapping[str, list[float]]
     first: Mapping[str, float]
 
     def median(self, name: str) -> float:
-        """Seconds an evaluation."""
+        """Return the median over the turns of a loop's seconds per evaluation."""
         return statistics.median(self.each[name])
 
     def ratio(self, name: str, other: str) -> float:
-        """Median of the turns' quotients: a load that lasts longer than a turn cancels out."""
+        """Return the median over the turns of the quotient of two loops' times.
+
+        A load on the machine that lasts longer than a turn cancels out.
+        """
         return statistics.median(map(operator.truediv, self.each[name], self.each[other]))
 
 
 def seconds(run: Callable[[], Any]) -> float:
-    """How long a call takes."""
+    """Measure how long a call takes, in seconds."""
     begun = time.perf_counter()
     run()
     return time.perf_counter() - begun
@@ -49,10 +57,16 @@ def seconds(run: Callable[[], Any]) -> float:
 def in_turns(
     loops: Mapping[str, Loop], repeats: int, on_timing: Callable[[str], None] = lambda name: None
 ) -> Timings:
-    """Time each loop ``repeats`` times, one after the other, so that a load falls on all alike."""
+    """Time each loop ``repeats`` times. The loops take turns, so that a load slows all of them.
+
+    Args:
+        loops: the loops by name.
+        repeats: number of turns.
+        on_timing: called with a loop's name after each timing.
+    """
     first = {}
     for name, loop in loops.items():
-        first[name] = seconds(loop.run)  # compiles, or reads the cache
+        first[name] = seconds(loop.run)  # includes the time to compile or to read the cache
         on_timing(f"compiled {name}")
     each: dict[str, list[float]] = {name: [] for name in loops}
     for _ in range(repeats):

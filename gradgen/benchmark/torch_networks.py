@@ -1,8 +1,8 @@
-"""The same generator and classifier in PyTorch, to compare the time of a gradient with.
+"""The same generators and classifiers in PyTorch, whose time for a gradient is compared with ours.
 
-Written as a user of PyTorch would: NCHW with the channels-last memory format, its own layers,
-transposed convolutions as such, ``torch.compile`` where that works. The weights are ours, laid out
-anew once, so that the gradients can be checked against each other.
+The networks are written as a user of PyTorch would write them: NCHW with the channels-last memory
+format, PyTorch's own layers, real transposed convolutions, and ``torch.compile`` where it works.
+They have our weights, which are rearranged once, so that the gradients can be compared.
 """
 
 from __future__ import annotations
@@ -22,28 +22,34 @@ from torch import Tensor
 from gradgen.benchmark.timing import Loop
 from gradgen.errors import GradgenError
 from gradgen.models.deepsim import DENSE, SLOPE, UPSAMPLING
-from gradgen.networks import Bundle
-from gradgen.target import make_target
+from gradgen.networks.interfaces import Bundle
+from gradgen.runs.target import make_target
 
 LogProbability = Callable[[Tensor], Tensor]  # codes (n, code) -> log p(class | g(z)) (n, classes)
-# Relative, of the gradient: float32 sums of some thousand terms in another order, layer on layer.
-# Of CaffeNet's gradients some agree to 1e-6; in others a unit so near a rectifier's kink or a
-# pooling's tie that the order decides makes 1e-3. So it is the median over some codes that counts:
-# a layer that is wrong is so for all of them.
+# This is the largest relative difference between the gradients. PyTorch adds the thousands of
+# float32 terms of each layer in another order. Some of CaffeNet's gradients agree to 1e-6. In
+# others, a unit is so near a rectifier's kink or a pooling's tie that the order decides, and they
+# differ by 1e-3. So the median over CHECKED codes counts: a layer that is wrong is wrong for all.
 TOLERANCE = 1e-3
 CHECKED = 8
 
 
 def gradient_loops(bundle: Bundle, z: Array, gradients: int) -> dict[str, Loop]:
-    """As many gradients of the log density as :mod:`gradgen.benchmark.loops` takes.
+    """Make PyTorch's loops of gradients of the log density.
 
-    Returns PyTorch's eager loop and, where ``torch.compile`` works, the compiled one.
+    Args:
+        bundle: whose networks are built in PyTorch.
+        z: (chains, code), the codes at the start of each loop.
+        gradients: gradient evaluations in a loop.
+
+    Returns:
+        The eager loop and, if ``torch.compile`` works, the compiled loop.
 
     Raises:
-        GradgenError: the bundle is of no kind that is written down here, or PyTorch's gradient is
-            not ours.
+        GradgenError: this module does not know the bundle's networks, or PyTorch's gradient differs
+            from ours.
     """
-    weight = float(bundle.card.get("recommended", {}).get("likelihood_weight", 1.0))
+    weight = bundle.card.likelihood_weight or 1.0
     on = "cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu"
     log_p = _networks(bundle, on)
     start = _tensor(np.asarray(z), on)
@@ -74,13 +80,13 @@ def gradient_loops(bundle: Bundle, z: Array, gradients: int) -> dict[str, Loop]:
     compiled = torch.compile(log_p)
     try:
         gradient(compiled, start)
-    except Exception:  # no C++ compiler, a Python too new …: torch names no common type
+    except Exception:  # torch has no common type for a missing C++ compiler, a new Python …
         return loops
     return loops | {"PyTorch, compiled": loop(compiled)}
 
 
 def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
-    """The median over codes of |found - expected| / |expected|; both (n, code)."""
+    """Return the median over codes of |found - expected| / |expected|. Both are (n, code)."""
     gaps = np.linalg.norm(found - expected, axis=1) / np.linalg.norm(expected, axis=1)
     return float(np.median(gaps))
 
@@ -89,7 +95,7 @@ def _networks(bundle: Bundle, on: str) -> LogProbability:
     generator = _plain(bundle.generator.params)
     classifier = _plain(bundle.classifier.params)
     if "layers" not in generator:
-        temperature = float(bundle.classifier.card["temperature"])
+        temperature = bundle.classifier.card.temperature
         return _tiny64(generator, classifier, temperature, on)
     if "conv1" in classifier and "fc8" in classifier:
         return _caffenet(generator["layers"], classifier, bundle.image_size, on)
@@ -101,7 +107,7 @@ def _plain(params: Any) -> dict[str, Any]:
 
 
 def _convolution(layer: dict[str, Any], on: str) -> tuple[Tensor, Tensor]:
-    """(weight (out, in, k, k), bias); a pointwise layer's kernel is (in, out)."""
+    """Make weight (out, in, k, k) and bias. The kernel of a pointwise layer is (in, out)."""
     kernel = layer["kernel"]
     if kernel.ndim == 2:
         kernel = kernel[None, None]
@@ -121,8 +127,10 @@ def _tensor(array: np.ndarray, on: str) -> Tensor:
 
 
 def _shuffle_order(channels: int, factor: int = 2) -> np.ndarray:
-    """Where PyTorch's (channel, row, column) of a shuffled pixel stands in our (row, column,
-    channel)."""
+    """Return, for each channel in PyTorch's order of a shuffled pixel, its place in our order.
+
+    PyTorch's order is (channel, row, column), and ours is (row, column, channel).
+    """
     ours = np.arange(channels * factor**2).reshape(factor, factor, channels)
     return ours.transpose(2, 0, 1).reshape(-1)
 
@@ -164,7 +172,7 @@ def _tiny64(
     def generate(z: Tensor) -> Tensor:
         hidden = leaky(F.linear(z, *g_dense["fc1"]))
         hidden = leaky(F.linear(hidden, *g_dense["fc2"])).reshape(-1, 4, 4, 256)
-        hidden = hidden.permute(0, 3, 1, 2)  # channels last in memory, as it is
+        hidden = hidden.permute(0, 3, 1, 2)  # the memory stays channels-last
         hidden = leaky(hidden + same(hidden, g_same["conv3"]))
         for up, block in (("up4", "conv4"), ("up5", "conv5")):
             hidden = leaky(F.pixel_shuffle(same(hidden, g_up[up]), 2))
@@ -198,7 +206,10 @@ def _residual(block: dict[str, Any], on: str) -> tuple[Any, Any]:
 
 
 def _transposed(layer: dict[str, Any], on: str) -> tuple[Tensor, Tensor]:
-    """(weight (in, out, k, k), bias); ours is the kernel of the plain convolution: flipped."""
+    """Make weight (in, out, k, k) and bias of a transposed convolution.
+
+    Our kernel belongs to a plain convolution, so it is flipped.
+    """
     kernel = layer["kernel"][::-1, ::-1].transpose(2, 3, 0, 1)
     weight = torch.from_numpy(np.ascontiguousarray(kernel)).to(on)
     return weight.contiguous(memory_format=torch.channels_last), _tensor(layer["bias"], on)

@@ -1,109 +1,81 @@
-"""`gradgen bench`: what the chains cost beyond the gradients that they cannot do without."""
+"""``gradgen bench``, which measures what chains cost beyond the gradients that they need."""
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
-import typer
 from rich.table import Table
 
-from gradgen.cli.common import note, out, print_table, progress
-from gradgen.errors import UsageError
-from gradgen.settings import PRECISIONS
-
-PARTS = ("loops", "scaling", "startup", "precision")
+from gradgen.benchmark import PARTS, USUAL
+from gradgen.cli.common import counted, note, out, print_json, print_table, progress
+from gradgen.cli.complete import complete_bundles
+from gradgen.cli.options import AsJson, option
+from gradgen.runs.settings import PRECISIONS
 
 
 def bench(
-    bundle: Annotated[str, typer.Option(help="The bundle: a name or a folder.")] = "tiny64",
+    bundle: Annotated[
+        str, option(help="The bundle: a name or a folder.", autocompletion=complete_bundles)
+    ] = "tiny64",
     part: Annotated[
         list[str] | None,
-        typer.Option(help=f"{', '.join(PARTS)}; several times for several. All, if none is given."),
+        option(
+            help=f"What to measure: {', '.join(PARTS)}. Repeat it for several.",
+            default="all but mixing, which takes hours",
+        ),
     ] = None,
     num_chains: Annotated[
         int | None,
-        typer.Option(min=1, help="Chains side by side (loops) [default: 16; on accelerators 64]."),
+        option(least=1, help="Chains side by side (loops).", default="16; on accelerators 64"),
     ] = None,
     num_integration_steps: Annotated[
-        int, typer.Option("--num-integration-steps", "-L", min=1, help="Leapfrog steps (HMC).")
+        int, option("--num-integration-steps", "-L", least=1, help="Leapfrog steps (HMC).")
     ] = 10,
     gradients: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="Gradients a chain in one timing [default: 40; on accelerators 400]."
+        option(
+            least=1, help="Gradients of a chain in a timing.", default="40; on accelerators 400"
         ),
     ] = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Timings of each, taken in turns.")] = 5,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+    repeats: Annotated[
+        int, option(least=1, help="Timings of each loop; the loops take turns.")
+    ] = 5,
+    as_json: AsJson = False,
 ) -> None:
     """Time gradients and chains, and print how a chain's step compares with its gradients.
 
-    loops: compiled loops over the same number of gradient evaluations of log p(z | class), all
-    chains together; a ratio of 1.05 means 5 % more time. BlackJAX and PyTorch are compared with
-    where they are installed. scaling: over chains, steps, devices and processes. startup: the
-    help, a first picture, scoring. precision: HMC with float32 and with bfloat16 gradients, whose
-    samples should be alike.
+    The part "loops" times compiled loops over the same number of gradient evaluations of
+    log p(z | class), for all chains together. A ratio of 1.05 means 5 % more time. BlackJAX and
+    PyTorch are compared if they are installed. "scaling" varies chains, steps, devices and
+    processes. "startup" times the help, a first picture and scoring. "precision" compares HMC with
+    float32 and with bfloat16 gradients, whose samples should be alike. "mixing" compares methods,
+    BlackJAX's NUTS among them, by the effective samples that they get from as many gradients.
     """
-    parts = tuple(part or PARTS)
-    for one in parts:
-        if one not in PARTS:
-            raise UsageError(f"--part must be one of {', '.join(PARTS)}, not {one}")
     from gradgen import runtime
 
     runtime.configure()
-    import jax
+    from gradgen.benchmark.suite import bench as measure
 
-    from gradgen.benchmark import precision, scaling, startup
-    from gradgen.benchmark.suite import measure_loops, summary
-
-    device = jax.devices()[0]
-    on_cpu = device.platform == "cpu"
-    num_chains = num_chains or (16 if on_cpu else 64)
-    gradients = gradients or (40 if on_cpu else 400)
-    iterations = max(1, gradients // num_integration_steps)
-    gradients = iterations * num_integration_steps
-    result: dict[str, Any] = {
-        "bundle": bundle,
-        "device": f"{device.platform}: {device.device_kind}",
-    }
-    if "loops" in parts:
-        with progress("timing", unit="loops") as shown:
-            measured = measure_loops(
-                bundle,
-                num_chains,
-                gradients,
-                num_integration_steps,
-                repeats,
-                lambda name: shown.advance(note=name),
-            )
-        result |= summary(measured, num_chains) | {
-            "num_chains": num_chains,
-            "num_integration_steps": num_integration_steps,
-            "gradients_a_chain": gradients,
-            "repeats": repeats,
-        }
-        for name, reason in measured.skipped.items():
-            note(f"{name} is left out: {reason}")
-    if "scaling" in parts:
-        with progress("scaling", unit="figures") as shown:
-            result["scaling"] = scaling.measure(
-                bundle, on_cpu, lambda what: shown.advance(note=what)
-            )
-    if "startup" in parts:
-        with progress("start-up", unit="figures") as shown:
-            result["startup"] = startup.measure(bundle, lambda name: shown.advance(note=name))
-    if "precision" in parts:
-        with progress("precision", unit="runs") as shown:
-            result["precision"] = precision.measure(bundle, lambda which: shown.advance(note=which))
+    with progress("measuring", unit="figures") as shown:
+        result = measure(
+            bundle,
+            part or USUAL,
+            num_chains=num_chains,
+            num_integration_steps=num_integration_steps,
+            gradients=gradients,
+            repeats=repeats,
+            on_progress=lambda part, what: shown.advance(note=f"{part}: {what}"),
+        )
+    for name, reason in result.get("skipped", {}).items():
+        note(f"{name} is left out: {reason}")
     if as_json:
-        print(json.dumps(result, indent=2))
+        print_json(result)
     else:
         show(result)
 
 
 def show(result: dict[str, Any]) -> None:
-    """Print as tables what ``--json`` prints."""
+    """Print the result of :func:`gradgen.benchmark.suite.bench` as tables."""
     if "ratios" in result:
         _show_loops(result)
     if "scaling" in result:
@@ -122,8 +94,23 @@ def show(result: dict[str, Any]) -> None:
     if "precision" in result:
         table = _table("HMC, mean over chains", *PRECISIONS, "difference", "its standard error")
         for row in result["precision"]:
-            numbers = (*(row[one] for one in PRECISIONS), row["difference"], row["standard_error"])
+            numbers = (
+                *(row[name] for name in PRECISIONS),
+                row["difference"],
+                row["standard_error"],
+            )
             table.add_row(row["figure"], *(f"{number:.4g}" for number in numbers))
+        print_table(table)
+    if "mixing" in result:
+        table = _table("method", "ESS a 1000 gradients", "smallest, largest class", "ESS a second")
+        for row in result["mixing"]:
+            table.add_row(
+                row["method"],
+                f"{1e3 * row['ess_per_gradient']:.2f}",
+                f"{1e3 * row['smallest']:.2f}, {1e3 * row['largest']:.2f}",
+                f"{row['ess_per_second']:.3g}",
+            )
+        table.caption = "the smallest bulk ESS of all that is traced; medians over classes"
         print_table(table)
     for name, value in result.get("startup", {}).items():
         out.print(f"{name.replace('_', ' ')}: {value:.2f}", highlight=False)
@@ -137,7 +124,7 @@ def _show_loops(result: dict[str, Any]) -> None:
     peak = result["peak_memory_gb"]
     table = _table("loop", "ms / gradient", "chain gradients / s", "first call, s")
     table.caption = (
-        f"{result['bundle']}, {result['num_chains']} chains, HMC with L = "
+        f"{result['bundle']}, {counted(result['num_chains'], 'chain')}, HMC with L = "
         f"{result['num_integration_steps']}, on {result['device']}; median of {result['repeats']}"
         + ("" if peak is None else f"; peak memory {peak:.2f} GB")
     )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from gradgen.cli import common
+from gradgen.cli.complete import complete_bundles, complete_classes
+from gradgen.cli.options import AsJson, argument, option
 
 if TYPE_CHECKING:
     from gradgen.labels import Label, Labels
@@ -29,19 +28,32 @@ class Row:
 def classes(
     query: Annotated[
         str | None,
-        typer.Argument(help="A name or parts of one, a synset id, an index. All classes without."),
+        argument(
+            help="Words of a name, a synset id, an index.",
+            default="all classes",
+            autocompletion=complete_classes,
+        ),
     ] = None,
     bundle: Annotated[
-        str, typer.Option(help="The networks whose own classes are marked: a name or a folder.")
-    ] = "tiny64",
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON on standard output.")] = False,
+        str | None,
+        option(
+            help="The networks whose own classes are marked: a name or a folder.",
+            default="all that a class may get",
+            autocompletion=complete_bundles,
+        ),
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """List the classes, with their index in each classifier that knows them."""
-    from gradgen.catalog import bundle_labels
-    from gradgen.labels import find_class, imagenet_labels
+    """List the classes, with their index in each classifier that knows them.
 
-    name, own = bundle_labels(bundle)
-    lists = {name: own, CLASSIFIER: imagenet_labels()}
+    Without --bundle, a class is drawn by the first bundle in whose column it has an index. A class
+    that has none is drawn by tiny64, with lite0 as the classifier.
+    """
+    from gradgen.labels import imagenet_labels
+    from gradgen.networks.catalog import DEFAULT_BUNDLE, chosen_from, find_bundle, find_class
+
+    entries = chosen_from() if bundle is None else [find_bundle(bundle)]
+    lists = {entry.name: entry.labels for entry in entries} | {CLASSIFIER: imagenet_labels()}
     rows = merge(
         {title: labels.search(query) if query else labels for title, labels in lists.items()},
         lists,
@@ -52,11 +64,17 @@ def classes(
         records = [
             {"synset": row.synset, "names": row.names, "indices": row.indices} for row in rows
         ]
-        print(json.dumps(records, indent=2, ensure_ascii=False))
+        common.print_json(records)
         return
     common.print_table(as_table(rows, tuple(lists)))
+    if bundle is None:
+        order = " before ".join(entry.name for entry in entries)
+        common.note(
+            f"a class gets the first bundle that knows it, {order}; if none does, {DEFAULT_BUNDLE} "
+            f"with {CLASSIFIER}"
+        )
     known = ", ".join(f"{sum(title in row.indices for row in rows)} in {title}" for title in lists)
-    common.note(f"{len(rows)} {'class' if len(rows) == 1 else 'classes'}: {known}")
+    common.note(f"{common.counted(len(rows), 'class', 'classes')}: {known}")
 
 
 def merge(found: dict[str, Iterable[Label]], lists: dict[str, Labels]) -> list[Row]:

@@ -3,42 +3,104 @@
 Results go to standard output (`out`), everything else to standard error
 (`err`), so that `gradgen score --json > scores.json` holds nothing but JSON.
 Imports neither JAX nor NumPy: `gradgen --help` loads this module.
+
+Names of files, recipes and records come from anywhere, and a terminal obeys
+escape sequences: all that is printed goes through `printable`.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, TextIO
 
-import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
+from rich.segment import Segment
 from rich.table import Table
 
-out = Console()
-err = Console(stderr=True)
+# What a terminal may obey rather than show: control characters of both sets, marks that change
+# the direction of writing, unusual ends of lines; and halves of characters, which no file can take.
+_OBEYED = r"\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
+_UNSAFE = re.compile(f"[{_OBEYED}]")
+_UNSAFE_IN_LINES = re.compile(f"(?!\n)[{_OBEYED}]")
+
+
+def printable(text: str, *, lines: bool = False) -> str:
+    """The text with what a terminal would obey written as escapes: `\\x1b`, `\\u202e`.
+
+    lines: ends of lines stay as they are.
+    """
+    pattern = _UNSAFE_IN_LINES if lines else _UNSAFE
+    return pattern.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+class SafeConsole(Console):
+    """A console that prints no control characters but its own."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            if segment.control:
+                yield segment
+            else:
+                yield Segment(printable(segment.text, lines=True), segment.style)
+
+
+out = SafeConsole()
+err = SafeConsole(stderr=True)
 
 PLAIN_INTERVAL = 10.0  # seconds between progress lines when standard error is no terminal
 WIDE = 200  # columns of a table that is piped: nothing reads it but a person or grep
 
 
-def option(*names: str, panel: str, help: str, default: str = "") -> Any:
-    """An option that is None where it was not given: its default is told, not set."""
-    text = f"{help} (default: {default})" if default else help
-    return typer.Option(*names, help=text, rich_help_panel=panel, show_default=False)
-
-
 def warn(message: str) -> None:
     """Print one warning line on standard error."""
-    err.print(f"[yellow]warning:[/] {escape(message)}", highlight=False, soft_wrap=True)
+    text = escape(printable(message))
+    err.print(f"[yellow]warning:[/] {text}", highlight=False, soft_wrap=True)
 
 
 def note(message: str) -> None:
     """Print one line of information on standard error."""
-    err.print(escape(message), highlight=False, soft_wrap=True)
+    err.print(escape(printable(message)), highlight=False, soft_wrap=True)
+
+
+def say(text: object) -> None:
+    """Print one line of the result on standard output, unbroken.
+
+    A path that is piped stays exactly as it is, for whoever reads it; on a terminal it is
+    `printable`.
+    """
+    line = str(text)
+    sys.stdout.write((printable(line) if sys.stdout.isatty() else line) + "\n")
+
+
+def print_json(value: Any) -> None:
+    """Print strict JSON on standard output; numbers that it cannot hold become null."""
+    from gradgen.files import json_text
+
+    text = json_text(value, indent=2)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json_text(value, indent=2, ascii=True)
+    print(_UNSAFE_IN_LINES.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+
+
+def prepare_streams() -> None:
+    """Have a character that the terminal or file cannot take written as an escape.
+
+    Under PYTHONIOENCODING=ascii or a Windows code page a result would else be lost to a Greek
+    letter.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, ValueError):  # not a text file of Python's; or closed
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
 
 
 def print_table(table: Table) -> None:
@@ -46,7 +108,7 @@ def print_table(table: Table) -> None:
     if out.is_terminal:
         out.print(table)
     else:
-        Console(file=sys.stdout, width=WIDE).print(table)
+        SafeConsole(file=sys.stdout, width=WIDE).print(table)
 
 
 def quiet_pillow() -> None:
@@ -57,6 +119,40 @@ def quiet_pillow() -> None:
 
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     warnings.filterwarnings("ignore", module=r"PIL\.")  # "Tag data larger than file" and the like
+    _quiet_libtiff()
+
+
+def _quiet_libtiff() -> None:
+    """Take away libtiff's own printing on standard error; Pillow reports what matters of it."""
+    import ctypes
+
+    from PIL import _imaging
+
+    with suppress(OSError, AttributeError):  # not a part of this Pillow, or hidden in it
+        library = ctypes.CDLL(_imaging.__file__)
+        for setter in (library.TIFFSetErrorHandler, library.TIFFSetWarningHandler):
+            setter.argtypes, setter.restype = [ctypes.c_void_p], ctypes.c_void_p
+            setter(None)
+
+
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """`1 chain`, `2 chains`; the plural is the noun with an s unless it is given."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
+def find_pictures(paths: Sequence[str]) -> list[Path]:
+    """:func:`gradgen.images.find_images`, with a line on files of kinds that cannot be read."""
+    from gradgen.images import find_images
+
+    unreadable: list[Path] = []
+    found = find_images(paths, unreadable)
+    if unreadable:
+        kinds = ", ".join(sorted({path.suffix.lower().removeprefix(".") for path in unreadable}))
+        warn(
+            f"left out {counted(len(unreadable), 'file')} of a kind that cannot be read ({kinds}); "
+            "convert to JPEG or PNG"
+        )
+    return found
 
 
 def format_duration(seconds: float) -> str:
@@ -92,6 +188,9 @@ class ProgressReporter:
         if note is not None:
             self.note = note
         self._show()
+
+    def show_below(self, renderable: Any) -> None:
+        """Show something under the bar, or nothing any more (``None``); only on a terminal."""
 
     @property
     def elapsed(self) -> float:
@@ -141,7 +240,8 @@ class _PlainReporter(ProgressReporter):
         if self.completed == self._shown_at:
             return
         self._shown_at = self.completed
-        print(f"{self.description}: {self.status()}", file=self._stream, flush=True)
+        line = printable(f"{self.description}: {self.status()}")
+        print(line, file=self._stream, flush=True)
 
 
 @contextmanager
@@ -171,7 +271,15 @@ def progress(
         TextColumn("{task.fields[status]}"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=err, transient=False) as bar:
+    below: Any = None
+
+    class Bar(Progress):
+        def get_renderables(self) -> Iterator[Any]:
+            yield from super().get_renderables()
+            if below is not None:
+                yield below
+
+    with Bar(*columns, console=err, transient=False) as bar:
         task = bar.add_task(escape(description), total=total, completed=start_at, status="")
 
         class BarReporter(ProgressReporter):
@@ -183,4 +291,11 @@ def progress(
                     status=escape(self.status()),
                 )
 
-        yield BarReporter(description, total, unit, start_at)
+            def show_below(self, renderable: Any) -> None:
+                nonlocal below
+                below = renderable
+
+        try:
+            yield BarReporter(description, total, unit, start_at)
+        finally:
+            below = None

@@ -2,35 +2,45 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
 from rich.markup import escape
 from rich.table import Table
 
-from gradgen.cli.common import note, print_table, progress
+from gradgen.cli.common import note, print_json, print_table, progress, say
+from gradgen.cli.complete import complete_bundles
+from gradgen.cli.options import AsJson, argument, as_options, option
 
 if TYPE_CHECKING:
-    from gradgen.evaluation.compare import Measured, Value
+    from gradgen.evaluation.compare import Measured
+    from gradgen.evaluation.metrics import Value
 
 
 def compare(
-    folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.")],
+    folders: Annotated[list[Path], argument(metavar="RUN...", help="Folders of runs.")],
     real: Annotated[
         list[str] | None,
-        typer.Option(help="Photographs of the class (folder, glob): adds the kernel distance."),
+        option(
+            metavar="PATH...",
+            help="Photographs of the class (files, folders, globs): adds KID, and where there are "
+            "enough pictures precision, recall, density, coverage, FID.",
+            default="none",
+        ),
     ] = None,
     bundle: Annotated[
         str | None,
-        typer.Option(help="Whose discriminator and encoder measure [default: the first run's]."),
+        option(
+            help="Whose discriminator and encoder measure.",
+            default="the first run's",
+            autocompletion=complete_bundles,
+        ),
     ] = None,
-    out_file: Annotated[Path, typer.Option("--out", help="The page.")] = Path("compare.html"),
-    page: Annotated[bool, typer.Option(help="Write the page.")] = True,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+    out_file: Annotated[Path, option("--out", help="The page.")] = Path("compare.html"),
+    page: Annotated[bool, option(help="Write the page.")] = True,
+    seed: Annotated[int, option(help="Of the bootstrap.")] = 0,
+    as_json: AsJson = False,
 ) -> None:
     """Compare runs: realism, agreement, diversity, saturation, with 95 % bootstrap intervals.
 
@@ -42,7 +52,7 @@ def compare(
     runtime.configure()
     from gradgen.evaluation.compare import compare as compare_runs
     from gradgen.evaluation.page import comparison_page
-    from gradgen.weights.store import write_atomically
+    from gradgen.files import write_atomically
 
     with progress("judging", unit="pictures") as shown:
 
@@ -52,15 +62,15 @@ def compare(
 
         measured = compare_runs(folders, bundle, real, seed, on_progress)
     if page:
-        write_atomically(out_file, comparison_page(measured).encode())
+        write_atomically(out_file, comparison_page(measured, as_options).encode())
     if as_json:
-        print(json.dumps([one.to_json() for one in measured], indent=2, ensure_ascii=False))
+        print_json([entry.to_json() for entry in measured])
     else:
         print_table(_table(measured))
-    for line in dict.fromkeys(line for one in measured for line in one.notes):
+    for line in dict.fromkeys(line for entry in measured for line in entry.notes):
         note(line)
     if page and not as_json:
-        print(out_file)
+        say(out_file)
 
 
 def _table(measured: Sequence[Measured]) -> Table:
@@ -69,11 +79,11 @@ def _table(measured: Sequence[Measured]) -> Table:
 
     table = Table(caption="95 % bootstrap intervals in brackets")
     table.add_column("")
-    for one in measured:
-        table.add_column(escape(one.run.name), justify="right", overflow="fold")
-    table.add_row("pictures", *(str(len(one.run.images)) for one in measured))
+    for entry in measured:
+        table.add_column(escape(entry.run.name), justify="right", overflow="fold")
+    table.add_row("pictures", *(str(len(entry.run.images)) for entry in measured))
     for metric in METRICS:
-        values = [one.values.get(metric.key) for one in measured]
+        values = [entry.values.get(metric.key) for entry in measured]
         if any(value is not None and value.value is not None for value in values):
             table.add_row(metric.heading, *(_figure(value, metric.form) for value in values))
     return table

@@ -2,76 +2,57 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
 from rich.markup import escape
 from rich.table import Table
 
-from gradgen.cli.common import note, print_table
+from gradgen.cli.common import note, print_json, print_table, say
+from gradgen.cli.options import AsJson, argument, as_options, option
 
 if TYPE_CHECKING:
     from gradgen.evaluation.diagnose import ClassDiagnosis
 
 
 def diagnose(
-    folder: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
+    folder: Annotated[
+        Path,
+        argument(
+            metavar="RUN", help="The folder of a run, or a NetCDF file with ArviZ's InferenceData."
+        ),
+    ],
     netcdf: Annotated[
-        Path | None, typer.Option(help="Write the traces as ArviZ InferenceData to this file.")
+        Path | None,
+        option(help="Write the traces as ArviZ InferenceData to this file.", default="none"),
     ] = None,
     plot: Annotated[
-        bool, typer.Option(help="Draw traces and autocorrelations into the run's folder.")
+        bool, option(help="Draw traces and autocorrelations into the run's folder.")
     ] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Say whether a run's chains agree, what they are worth, and what to change.
 
     Rank-normalised split R̂, bulk and tail effective sample sizes (Vehtari et al. 2021, by ArviZ) of
     the traces since the warm-up; acceptance; plots.
     """
-    from gradgen.evaluation import diagnose as dg
-    from gradgen.images import DIAGNOSIS
-    from gradgen.plots import png_bytes
-    from gradgen.weights.store import write_atomically
+    from gradgen.evaluation.diagnose import diagnose as diagnose_run
 
-    found = dg.diagnose_run(folder)
-    written = []
-    if plot:
-        for one in found.classes:
-            name = "".join(c if c.isalnum() else "-" for c in one.name.lower())
-            path = folder / (
-                f"{DIAGNOSIS}.png" if len(found.classes) == 1 else f"{DIAGNOSIS}-{name}.png"
-            )
-            title = f"{one.name} · {found.record['settings']['method']}"
-            write_atomically(path, png_bytes(dg.diagnosis_figure(one, title)))
-            written.append(path)
-    if netcdf is not None:
-        write_atomically(netcdf, dg.netcdf_bytes(found))
-        written.append(netcdf)
+    found = diagnose_run(folder, plot, netcdf)
     if as_json:
-        print(
-            json.dumps(
-                {
-                    "run": str(folder),
-                    "classes": [one.to_json() for one in found.classes],
-                    "files": [str(path) for path in written],
-                },
-                indent=2,
-                ensure_ascii=False,
-            )
-        )
+        print_json(found.to_json())
         return
-    for one in found.classes:
-        print_table(_table(one))
-        _tell(one)
-    for path in written:
-        print(path)
+    for each in found.classes:
+        print_table(_table(each))
+        _tell(each)
+    for path in found.files:
+        say(path)
 
 
 def _table(found: ClassDiagnosis) -> Table:
-    table = Table(title=escape(found.name), title_justify="left")
+    table = Table(
+        title=escape(found.name), title_justify="left", caption="R̂: rank-normalised, split"
+    )
     for heading in ("quantity", "R̂", "ESS bulk", "ESS tail"):
         table.add_column(heading, justify="left" if heading == "quantity" else "right")
     for name, figures in found.figures.items():
@@ -102,4 +83,4 @@ def _tell(found: ClassDiagnosis) -> None:
     }[found.agree]
     note(verdict)
     for line in found.advice:
-        note(f"- {line}")
+        note(f"- {as_options(line)}")

@@ -1,32 +1,49 @@
-"""Options of the commands that several hosts can share."""
+"""The options of commands that several hosts can share."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-from gradgen.cli.common import option
+from gradgen.cli.options import option
 
 if TYPE_CHECKING:
     from gradgen.hosts import Hosts
 
-PANEL = "Many hosts"
+MANY_HOSTS = "Many hosts"
 Distributed = Annotated[
     bool,
     option(
         "--distributed",
-        panel=PANEL,
+        panel=MANY_HOSTS,
         help="Share the work with other hosts, found by SLURM or Open MPI; all see the same files.",
     ),
 ]
 Coordinator = Annotated[
     str | None,
-    option("--coordinator", panel=PANEL, help="HOST:PORT of the first host, without SLURM."),
+    option(
+        "--coordinator",
+        panel=MANY_HOSTS,
+        help="HOST:PORT of the first host.",
+        default="as SLURM or Open MPI says",
+    ),
 ]
 NumProcesses = Annotated[
-    int | None, option("--num-processes", panel=PANEL, help="How many hosts there are.")
+    int | None,
+    option(
+        "--num-processes",
+        panel=MANY_HOSTS,
+        help="How many hosts there are.",
+        default="as SLURM or Open MPI says",
+    ),
 ]
 ProcessId = Annotated[
-    int | None, option("--process-id", panel=PANEL, help="Which of them this is, from 0.")
+    int | None,
+    option(
+        "--process-id",
+        panel=MANY_HOSTS,
+        help="The number of this host, from 0.",
+        default="as SLURM or Open MPI says",
+    ),
 ]
 
 
@@ -37,9 +54,20 @@ def join_hosts(
     process_id: int | None,
     stay: bool = False,
 ) -> Hosts:
-    """The hosts of a command that is shared, or this one alone.
+    """Meet the other hosts, if the command is shared.
 
-    stay: remain connected, for :func:`gradgen.hosts.gather`.
+    Args:
+        distributed: whether the command is shared.
+        coordinator: "host:port" of the first host.
+        num_processes: number of hosts.
+        process_id: number of this host, from 0.
+        stay: whether to stay connected, for :func:`gradgen.hosts.gather`.
+
+    Returns:
+        The number of this host among the hosts, or :data:`gradgen.hosts.ALONE`.
+
+    Raises:
+        UsageError: options for several hosts are given without ``--distributed``.
     """
     from gradgen.errors import UsageError
     from gradgen.hosts import ALONE, connect

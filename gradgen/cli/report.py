@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,30 +9,35 @@ from typing import TYPE_CHECKING, Any
 from gradgen.cli import common
 
 if TYPE_CHECKING:
-    from gradgen.run import Run
+    from gradgen.runs.record import ClassRecord, RunRecord
+    from gradgen.runs.run import Run
 
 
 def summary(begun: Run, weight_given: bool) -> str:
     """One line: what is about to run, and the choices in it."""
     from gradgen.inference.chain import first_step_size
-    from gradgen.sampling import sampler_settings
 
     plan = begun.plan
     s = plan.settings
     names = ", ".join(str(job.label) for job in plan.jobs)
-    chosen = not (weight_given or begun.picture) and "recommended" in plan.bundle.card
+    chosen = not (weight_given or begun.picture) and plan.bundle.card.likelihood_weight is not None
     whose = f" (recommended by {plan.bundle.name})" if chosen else ""
     auto = s.step_size is None and s.method != "map"
-    step = "auto" if auto else f"{first_step_size(sampler_settings(s), plan.bundle.code_size):g}"
+    step = "auto" if auto else f"{first_step_size(s, plan.bundle.code_size):g}"
     parts = [
         f"{names}: {s.preset or s.method}",
-        f"{s.num_chains} chains",
+        f"bundle {plan.bundle.name}" + (f" ({plan.choice.reason})" if plan.choice else ""),
+        common.counted(s.num_chains, "chain"),
         f"β = {s.likelihood_weight:g}{whose}",
-        f"budget {s.budget} gradient evaluations",
+        f"budget {common.counted(s.budget, 'gradient evaluation')}"
+        + (f", or until R̂ < {s.until_r_hat:g}" if s.until_r_hat is not None else ""),
         f"step size {step}",
     ]
+    if s.match is not None:
+        parts.insert(1, f"matching {s.match} with noise {s.noise:g}")
     if s.method == "hmc":
-        parts.append(f"L = {s.num_integration_steps}")
+        length = f"trajectories of {s.trajectory_length:g}"
+        parts.append(length if s.has_trajectories else f"L = {s.num_integration_steps}")
     if s.step_decay:
         parts.append(f"step decay ((b + t)/b)^-{s.step_decay:g}, b = {s.step_decay_offset:g}")
     if s.method == "mala" and (s.noise_decay or s.noise_scale != 1):
@@ -45,50 +49,66 @@ def summary(begun: Run, weight_given: bool) -> str:
 
 
 def report(
-    folder: Path, record: Mapping[str, Any], as_json: bool, extra: Mapping[str, Any] | None = None
+    folder: Path, record: RunRecord, as_json: bool, extra: Mapping[str, Any] | None = None
 ) -> None:
     """The result on standard output: JSON, or a table and the paths."""
-    from gradgen.images import ANIMATION_FILE
-    from gradgen.samples import GRID_FILE
+    from gradgen.run_files import ANIMATION_FILE, GRID_FILE
 
     if as_json:
-        paths = {"run": str(folder), "grid": str(folder / GRID_FILE)}
-        print(json.dumps({**paths, **(extra or {}), **record}, indent=2, ensure_ascii=False))
+        result = {"run": str(folder), "grid": str(folder / GRID_FILE), **(extra or {})}
+        common.print_json({**result, **record.to_json()})
         return
     common.print_table(result_table(record))
+    for job in record.classes:
+        for line in faults_of(job):
+            common.warn(f"{job.name}: {line}")
     # not through Rich, which would break long paths
-    print(f"run   {folder}")
-    print(f"grid  {folder / GRID_FILE}")
+    common.say(f"run   {folder}")
+    common.say(f"grid  {folder / GRID_FILE}")
     if (folder / ANIMATION_FILE).is_file():
-        print(f"way   {folder / ANIMATION_FILE}")
+        common.say(f"way   {folder / ANIMATION_FILE}")
 
 
-def result_table(record: Mapping[str, Any]) -> Any:
+def result_table(record: RunRecord) -> Any:
     """One row for each class."""
     from rich.markup import escape
     from rich.table import Table
 
-    evaluations = record["gradient_evaluations"]["per_chain"]
+    from gradgen.inference.diagnostics import in_agreement, smallest_ess, worst_r_hat
+
+    evaluations = record.gradient_evaluations.per_chain if record.gradient_evaluations else 0
+    cost = common.counted(evaluations, "gradient evaluation")
     table = Table(
-        caption=f"{record['status']}: {evaluations} gradient evaluations a chain in "
-        f"{common.format_duration(record['wall_time_s'])}; R̂ and ESS of the log density"
+        caption=f"{record.status}: {cost} a chain in "
+        f"{common.format_duration(record.wall_time_s or 0)}; the worst rank-normalised split R̂ and "
+        "the smallest bulk ESS of all that is traced"
     )
-    headings = ("class", "chains", "acceptance", "log p(class)", "‖z‖²", "step size", "R̂", "ESS")
+    headings = ("class", "chains", "acceptance", "log p(class)", "‖z‖²", "R̂", "ESS")
     for heading in headings:
         table.add_column(heading, justify="left" if heading == "class" else "right")
-    for job in record["classes"]:
-        convergence = (job.get("diagnostics") or {}).get("log_density", {})
+    for job in record.classes:
+        figures = job.diagnostics or {}
+        verdict = {True: " agree", False: " do not agree yet", None: ""}[in_agreement(figures)]
         table.add_row(
-            escape(job["name"]),
-            str(job["num_chains"]),
-            _figure(job.get("acceptance"), ".2f"),
-            _figure(job.get("log_likelihood"), ".2f"),
-            _figure(job.get("squared_norm"), ".0f"),
-            _figure(job.get("step_size"), ".3g"),
-            _figure(convergence.get("r_hat"), ".3f"),
-            _figure(convergence.get("ess_bulk"), ".0f"),
+            escape(common.printable(job.name)),
+            f"{job.num_chains}{verdict}",
+            _figure(job.acceptance, ".2f"),
+            _figure(job.log_likelihood, ".2f"),
+            _figure(job.squared_norm, ".0f"),
+            _figure(worst_r_hat(figures), ".3f"),
+            _figure(smallest_ess(figures), ".0f"),
         )
     return table
+
+
+def faults_of(job: ClassRecord) -> list[str]:
+    """What went wrong numerically in a class's chains; empty where nothing did."""
+    found = []
+    if job.divergent:
+        found.append(f"{common.counted(job.divergent, 'divergent proposal')}")
+    if job.nan_proposals:
+        found.append(f"{common.counted(job.nan_proposals, 'proposal')} whose density is no number")
+    return found
 
 
 def _figure(value: float | None, form: str) -> str:

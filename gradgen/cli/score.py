@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,8 +9,20 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from gradgen.cli.common import note, print_table, progress, quiet_pillow, warn
+from gradgen.cli.common import (
+    counted,
+    find_pictures,
+    note,
+    print_json,
+    print_table,
+    printable,
+    progress,
+    quiet_pillow,
+    warn,
+)
+from gradgen.cli.complete import complete_bundles
 from gradgen.cli.hosts import Coordinator, Distributed, NumProcesses, ProcessId, join_hosts
+from gradgen.cli.options import AsJson, Threads, argument, option
 from gradgen.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,33 +34,35 @@ LISTED = 40  # pictures up to which each has its row without --all
 def score(
     paths: Annotated[
         list[str],
-        typer.Argument(metavar="PATH...", help="Pictures, folders (with all below), globs."),
+        argument(metavar="PATH...", help="Pictures, folders (with all below), globs."),
     ],
     bundle: Annotated[
-        str, typer.Option(help="The bundle whose discriminator scores: a name or a folder.")
-    ] = "tiny64",
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
-    as_csv: Annotated[
-        bool, typer.Option("--csv", help="One line a picture on standard output.")
-    ] = False,
+        str | None,
+        option(
+            help="The bundle whose discriminator scores: a name or a folder. ten64's was trained "
+            "to turn down plain colours, noise and drawings too.",
+            default="ten64",
+            autocompletion=complete_bundles,
+        ),
+    ] = None,
+    as_json: AsJson = False,
+    as_csv: Annotated[bool, option("--csv", help="One line a picture on standard output.")] = False,
     show_all: Annotated[
-        bool, typer.Option("--all", help=f"A row for each picture, even beyond {LISTED}.")
+        bool, option("--all", help=f"A row for each picture, even beyond {LISTED}.")
     ] = False,
     discriminator: Annotated[
         str | None,
-        typer.Option(help="Another discriminator than the bundle's: dcgan, or a bundle's."),
+        option(help="Another discriminator: dcgan, or a bundle's.", default="the bundle's own"),
     ] = None,
     batch_statistics: Annotated[
         bool,
-        typer.Option(
+        option(
             "--batch-statistics",
             help="DCGAN as published: scores depend on the other pictures of a batch.",
         ),
     ] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures evaluated at a time.")] = 32,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads that decode [default: one a core, up to 8].")
-    ] = None,
+    batch_size: Annotated[int, option(least=1, help="Pictures evaluated at a time.")] = 32,
+    threads: Threads = None,
     distributed: Distributed = False,
     coordinator: Coordinator = None,
     num_processes: NumProcesses = None,
@@ -63,21 +76,27 @@ def score(
     """
     if as_json and as_csv:
         raise UsageError("--json and --csv: standard output holds one of them; choose")
-    from gradgen import images, runtime
+    from gradgen import runtime
 
     runtime.configure()
     quiet_pillow()
-    files = images.find_images(paths)
+    files = find_pictures(paths)
     hosts = join_hosts(distributed, coordinator, num_processes, process_id, stay=True)
+    from gradgen.networks.catalog import SCORING_BUNDLE
     from gradgen.scoring import score as score_images
 
-    with progress("scoring", total=len(hosts.share(len(files))), unit="images") as shown:
+    with progress("scoring", unit="images") as shown:
+
+        def on_progress(done: int, total: int) -> None:
+            shown.total = total
+            shown.update(done)
+
         scores = score_images(
             files,
-            bundle,
+            bundle or SCORING_BUNDLE,
             batch_size,
             threads,
-            lambda done, _: shown.update(done),
+            on_progress,
             discriminator=discriminator,
             batch_statistics=batch_statistics,
             hosts=hosts,
@@ -85,15 +104,17 @@ def score(
     if not hosts.is_first:
         return
     if as_json:
-        print(json.dumps(scores.to_dict(), indent=2))
+        print_json(scores.to_dict())
     elif as_csv:
-        sys.stdout.write(scores.to_csv())
+        text = scores.to_csv()
+        sys.stdout.write(printable(text, lines=True) if sys.stdout.isatty() else text)
     else:
         _show(scores, show_all)
     for failure in scores.failures:
         warn(failure.reason)
     if scores.failures:
-        note(f"{len(scores.failures)} of {len(files)} images could not be read, so: exit code 1")
+        total = counted(len(files), "image")
+        note(f"{len(scores.failures)} of {total} have no score, so: exit code 1")
         raise typer.Exit(1)
 
 
@@ -109,9 +130,9 @@ def _show(scores: Scores, show_all: bool) -> None:
         members.setdefault(image.group, []).append(image)
     for group in scores.groups:
         for image in members.get(group.group, ()):
-            name = escape(image.source)
+            name = escape(printable(image.source))
             table.add_row(f"[dim]{name}[/]", "", f"{image.log_probability:.4f}", "")
-        _add_group(table, group, escape(group.group))
+        _add_group(table, group, escape(printable(group.group)))
         table.add_section()
     if len(scores.groups) > 1 and scores.total is not None:
         _add_group(table, scores.total, "all")

@@ -2,96 +2,125 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
-from gradgen.cli.common import err, note, out, progress, quiet_pillow, warn
+from gradgen.cli.common import (
+    counted,
+    find_pictures,
+    note,
+    out,
+    print_json,
+    progress,
+    quiet_pillow,
+    say,
+    warn,
+)
+from gradgen.cli.complete import complete_bundles
 from gradgen.cli.hosts import Coordinator, Distributed, NumProcesses, ProcessId, join_hosts
+from gradgen.cli.options import AsJson, Threads, option
 from gradgen.errors import UsageError
 
 if TYPE_CHECKING:
+    from gradgen.code_bounds import Statistics
     from gradgen.hosts import Hosts
     from gradgen.labels import Label
-    from gradgen.networks import Bundle
-    from gradgen.sampling import SampleProgress
-    from gradgen.statistics import Statistics
+    from gradgen.networks.interfaces import Bundle
+    from gradgen.runs.results import Samples
+    from gradgen.runs.sample import SampleProgress
 
 # One code a chain: n independent ones give a standard deviation to about 1/sqrt(2n), here 13 %.
 DEFAULT_CHAINS = 32
-# Chains start in the prior, which the posterior differs from in few directions: this is what they
-# need to get there, not to explore. On two cores with lite0 it is some minutes.
-DEFAULT_BUDGET = 200
+# Chains have to agree before their ends say anything of the posterior. With tiny64's own classifier
+# it takes some minutes on two cores, with lite0 ten times as long.
+DEFAULT_BUDGET = 2000
 
 
 def stats(
     class_name: Annotated[
         str | None,
-        typer.Option(
-            "--class", "-c", help="Name, synset id or index [default: all classes together]."
+        option(
+            "--class",
+            "-c",
+            help="Name, synset id or index.",
+            default="all classes together",
         ),
     ] = None,
     images: Annotated[
         list[str] | None,
-        typer.Option(help="Folder, file or glob of pictures to encode; may be repeated."),
+        option(
+            metavar="PATH...", help="Pictures to encode: files, folders, globs.", default="none"
+        ),
     ] = None,
     file: Annotated[
         Path | None,
-        typer.Option("--file", help="Show a statistics file, or DGN-AM's plain text bounds."),
+        option(help="Show a statistics file, or DGN-AM's plain text bounds.", default="none"),
     ] = None,
-    sigmas: Annotated[float, typer.Option(help="Bounds are mean ± this · std.")] = 3.0,
+    sigmas: Annotated[float, option(help="Bounds are mean ± this · std.")] = 3.0,
     out_file: Annotated[
-        Path | None, typer.Option("--out", help="Statistics file [default: stats-<class>.npz].")
+        Path | None, option("--out", help="Statistics file.", default="stats-<class>.npz")
     ] = None,
-    plot: Annotated[bool, typer.Option(help="Draw a plot beside the file.")] = True,
-    bundle: Annotated[str, typer.Option(help="The bundle: a name or a folder.")] = "tiny64",
+    plot: Annotated[bool, option(help="Draw a plot beside the file.")] = True,
+    bundle: Annotated[
+        str | None,
+        option(
+            help="The bundle: a name or a folder.",
+            default="ten64 for its ten classes, else tiny64",
+            autocompletion=complete_bundles,
+        ),
+    ] = None,
     generator: Annotated[
         str | None,
-        typer.Option(help="Another generator's codes: deepsim-fc7, deepsim-pool5, a bundle."),
+        option(
+            help="Another generator's codes: deepsim-fc7, deepsim-pool5, a bundle.",
+            default="the bundle's own",
+        ),
     ] = None,
     samples: Annotated[
-        bool, typer.Option("--samples", help="From posterior samples even if there is a table.")
+        bool,
+        option(
+            "--from-samples",
+            "--samples",
+            help="From posterior samples of the class, if their chains agree.",
+        ),
     ] = False,
-    method: Annotated[str, typer.Option(help="Of the posterior samples: map, mala, hmc.")] = "mala",
+    method: Annotated[str, option(help="Of the posterior samples: mala, hmc.")] = "mala",
     num_chains: Annotated[
-        int, typer.Option(min=2, help="Posterior samples, one a chain.")
+        int, option(least=2, help="Posterior samples, one a chain.")
     ] = DEFAULT_CHAINS,
-    budget: Annotated[
-        int, typer.Option(min=1, help="Gradient evaluations a chain.")
-    ] = DEFAULT_BUDGET,
-    seed: Annotated[int, typer.Option(help="Of the posterior samples.")] = 0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures encoded at a time.")] = 32,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads that decode [default: one a core, up to 8].")
-    ] = None,
+    budget: Annotated[int, option(least=1, help="Gradient evaluations a chain.")] = DEFAULT_BUDGET,
+    seed: Annotated[int, option(help="Of the posterior samples.")] = 0,
+    batch_size: Annotated[int, option(least=1, help="Pictures encoded at a time.")] = 32,
+    threads: Threads = None,
     distributed: Distributed = False,
     coordinator: Coordinator = None,
     num_processes: NumProcesses = None,
     process_id: ProcessId = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The record on standard output.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Mean, standard deviation and clipping bounds of every code unit of a class.
 
-    From pictures (--images) through the bundle's encoder; else from the table that comes with the
-    bundle; else, for a class that the bundle was not trained on, from posterior samples of it. The
-    file it writes is what 'gradgen sample --clip --stats FILE' takes.
+    From pictures (--images) through the bundle's encoder; else from the tables that come with the
+    bundle: of the classes that it was trained on, and of all of ImageNet's, for which every
+    training photograph counts by how likely it is of the class. The file it writes is what
+    'gradgen sample --clip --stats FILE' takes.
     """
     if images and (samples or file):
-        raise UsageError("--images, --samples and --file exclude one another")
+        raise UsageError("--images, --from-samples and --file exclude one another")
     if file and (samples or class_name):
-        raise UsageError("--file says by itself what it is of: leave out --class and --samples")
+        raise UsageError("--file says by itself what it is of: leave out --class, --from-samples")
     if samples and not class_name:
-        raise UsageError("--samples needs --class")
+        raise UsageError("--from-samples needs --class")
+    if samples and method == "map":
+        raise UsageError("--method map draws no samples of the posterior; take mala or hmc")
     if distributed and not images:
         raise UsageError("--distributed shares pictures among hosts: give them by --images")
+    from gradgen import code_bounds as st
     from gradgen import runtime
-    from gradgen import statistics as st
-
-    st.check_sigmas(sigmas)
     from gradgen.hosts import ALONE
+    from gradgen.networks.bounds import check_sigmas
 
+    check_sigmas(sigmas)
     hosts = ALONE
     if file is not None:
         result, name = st.load_statistics(file), file.stem
@@ -100,32 +129,33 @@ def stats(
         quiet_pillow()
         files = _find(images)
         hosts = join_hosts(distributed, coordinator, num_processes, process_id, stay=True)
-        from gradgen.bundle import load_bundle
+        from gradgen.networks.catalog import choose_bundle
+        from gradgen.networks.load import load_bundle
 
+        choice = None
+        if bundle is None:
+            choice = choose_bundle([class_name] if class_name else [], generator)
+            bundle = choice.name
         loaded = load_bundle(bundle, generator=generator)
-        label, in_table = st.find_label(loaded, class_name) if class_name else (None, True)
+        label = st.find_label(loaded, class_name) if class_name else None
+        if choice is not None:
+            note(f"bundle {choice.name}: {choice.reason}")
         name = label.slug if label else "images" if files else "all"
         if files:
-            result = _from_images(
-                loaded, files, sigmas, str(label) if label else None, batch_size, threads, hosts
-            )
-        elif in_table and not samples:
-            result = st.from_bundle(loaded, label, sigmas)
-        else:
-            assert label is not None
+            result = _from_images(loaded, files, sigmas, class_name, batch_size, threads, hosts)
+        elif label is not None and samples:
             settings = {"method": method, "budget": budget, "seed": seed}
-            result = _from_samples(loaded, label, sigmas, num_chains, settings)
+            drawn = _draw(loaded, label, num_chains, settings)
+            result = st.stats(loaded, class_name, samples=drawn, sigmas=sigmas)
+        else:
+            result = st.stats(loaded, class_name, sigmas=sigmas)
     if not hosts.is_first:
         return
     _finish(result, file, out_file or Path(f"stats-{name}.npz"), plot, as_json)
 
 
 def _find(images: list[str] | None) -> list[Path]:
-    if not images:
-        return []
-    from gradgen.images import find_images
-
-    return find_images(images)
+    return find_pictures(images) if images else []
 
 
 def _from_images(
@@ -137,36 +167,39 @@ def _from_images(
     threads: int | None,
     hosts: Hosts,
 ) -> Statistics:
-    from gradgen import statistics as st
+    from gradgen.code_bounds import stats as measure
 
     with progress("encoding", total=len(hosts.share(len(files))), unit="images") as shown:
 
         def on_progress(done: int, failed: int) -> None:
             shown.update(done, f"{failed} unreadable" if failed else None)
 
-        result = st.from_images(
-            bundle, files, sigmas, class_name, batch_size, threads, on_progress, hosts
+        result = measure(
+            bundle,
+            class_name,
+            images=files,
+            sigmas=sigmas,
+            batch_size=batch_size,
+            threads=threads,
+            on_progress=on_progress,
+            hosts=hosts,
         )
     if not hosts.is_first:
         return result
     for message in result.record["unreadable_files"]:
         warn(f"skipped: {message}")
     if result.record["unreadable"]:
-        warn(f"skipped {result.record['unreadable']} of {len(files)} images")
+        warn(f"skipped {result.record['unreadable']} of {counted(len(files), 'image')}")
     return result
 
 
-def _from_samples(
-    bundle: Bundle, label: Label, sigmas: float, num_chains: int, settings: dict[str, Any]
-) -> Statistics:
-    import numpy as np
-
-    from gradgen import statistics as st
-    from gradgen.sampling import sample
+def _draw(bundle: Bundle, label: Label, num_chains: int, settings: dict[str, Any]) -> Samples:
+    """Posterior samples of a class, with a bar."""
+    from gradgen.runs.sample import sample
 
     note(
-        f"{bundle.name} has no statistics of {label}, so they are taken from {num_chains} "
-        f"posterior samples ({settings['method']}, {settings['budget']} gradients each)"
+        f"drawing {counted(num_chains, 'posterior sample')} of {label} "
+        f"({settings['method']}, {counted(settings['budget'], 'gradient')} each)"
     )
     with progress("sampling", unit="gradients") as shown:
 
@@ -185,45 +218,61 @@ def _from_samples(
             on_block=on_block,
             **settings,
         )
-    if drawn.record["status"] != "finished":
+    if not drawn.record.finished:
         raise KeyboardInterrupt
-    codes = np.asarray(drawn.codes).reshape(-1, bundle.code_size)
-    return st.from_samples(bundle, codes, label, drawn.record, sigmas)
+    return drawn
 
 
 def _finish(
     result: Statistics, read_from: Path | None, out_file: Path, plot: bool, as_json: bool
 ) -> None:
     """Write the file and the plot, print the summary."""
-    from gradgen import statistics as st
+    from gradgen import code_bounds as st
 
     # A file that is only shown may lie in somebody else's folder: its plot goes here.
     picture = (Path(read_from.name) if read_from else out_file).with_suffix(".png")
     if read_from is None:
         result.save(out_file)
     if plot:
-        st.save_figure(st.statistics_figure(result, _title(result.record)), picture)
+        from gradgen.plots import save_figure, statistics_figure
+
+        save_figure(statistics_figure(result, _title(result.record)), picture)
+    _warn_of_few(result.record)
     if as_json:
         written = {} if read_from else {"file": str(out_file)}
-        print(json.dumps({**result.record, **written, **st.summary(result)}, indent=2))
+        print_json({**result.record, **written, **st.summary(result)})
         return
     out.print(_title(result.record), highlight=False, markup=False, soft_wrap=True)
-    for key, value in st.summary(result).items():
+    counts = ("effective_photographs", "expected_photographs")
+    numbers = {name: result.record[name] for name in counts if name in result.record}
+    for key, value in {**numbers, **st.summary(result)}.items():
         out.print(f"  {key.replace('_', ' ')}: {value:.4g}", highlight=False, markup=False)
     if read_from is None:
-        out.print(str(out_file), highlight=False, markup=False, soft_wrap=True)
+        say(out_file)
     if plot:
-        out.print(str(picture), highlight=False, markup=False, soft_wrap=True)
+        say(picture)
     if read_from is None:
-        err.print(f"use it: gradgen sample --clip --stats {out_file}", highlight=False)
+        note(f"use it: gradgen sample --clip --stats {out_file}")
+
+
+def _warn_of_few(record: dict[str, Any]) -> None:
+    """Say where a class's photographs are too few to tell it by themselves."""
+    share = record.get("own_share", 1.0)
+    if share < 1:
+        warn(
+            f"the photographs are worth only {record['effective_photographs']:.1f} of this class: "
+            f"its own numbers count by {share:.0%}, those of all classes by the rest; better: "
+            "pictures of it, --images DIR"
+        )
 
 
 def _title(record: dict[str, Any]) -> str:
     what = record.get("class") or "all classes"
     source = {
-        "images": f"{record.get('count')} images",
+        "images": counted(record.get("count", 0), "image"),
         "bundle": f"the table of {record.get('bundle')}",
-        "samples": f"{record.get('count')} posterior samples",
+        "photographs": "weighted photographs",
+        "samples": counted(record.get("count", 0), "posterior sample"),
         "text": f"plain text bounds {record.get('file')}",
         "published": f"the bounds of {record.get('by')}, mean + {record.get('sigmas')} std",
     }[record["source"]]

@@ -2,46 +2,53 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
 from rich.markup import escape
 from rich.table import Table
 
-from gradgen.cli.common import note, out, print_table, progress, warn
+from gradgen.cli.common import (
+    ProgressReporter,
+    find_pictures,
+    note,
+    print_json,
+    print_table,
+    progress,
+    quiet_pillow,
+    say,
+    warn,
+)
+from gradgen.cli.help import App
+from gradgen.cli.options import AsJson, argument, option
 from gradgen.errors import GradgenError, UsageError
 
 if TYPE_CHECKING:
-    from gradgen.weights.convert import Origin
-    from gradgen.weights.fetch import Options
+    from gradgen.weights.fetch import Fetched
     from gradgen.weights.registry import Entry
 
-weights = typer.Typer(
+weights = App(
     name="weights",
     help="Fetch, convert, list, check and remove the weights of the paper's own networks.",
-    no_args_is_help=True,
 )
 
-Names = Annotated[list[str], typer.Argument(metavar="NAME...", help="Bundles or networks.")]
+Names = Annotated[list[str], argument(metavar="NAME...", help="Bundles or networks.")]
 Only = Annotated[
-    bool, typer.Option("--only", help="The network of that name, not all that its bundle needs.")
+    bool, option("--only", help="The network of that name, not all that its bundle needs.")
 ]
 
 
 @weights.command("list")
 def list_(
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List the networks: size, licence, the bundles that use them, whether they are here."""
     from gradgen.weights.registry import read_registry
 
     entries = read_registry().values()
     if as_json:
-        print(json.dumps([_row(entry) for entry in entries], indent=2, ensure_ascii=False))
+        print_json([_row(entry) for entry in entries])
         return
     table = Table(box=None, pad_edge=False)
     for title in ("network", "MB", "here", "bundles", "licence", "what"):
@@ -58,7 +65,7 @@ def list_(
         )
     print_table(table)
     note(
-        "tiny64, lite0 and lite1 come with gradgen; "
+        "ten64, tiny64, lite0 and lite1 come with gradgen; "
         "'gradgen weights fetch BUNDLE' gets all of a bundle"
     )
 
@@ -79,18 +86,28 @@ def fetch(
     only: Only = False,
     files: Annotated[
         list[Path] | None,
-        typer.Option("--file", help="A file that you have, instead of the download; repeat it."),
+        option(
+            "--file",
+            metavar="FILE...",
+            help="Files that you have, instead of the download.",
+            default="none",
+        ),
     ] = None,
     reference: Annotated[
         list[str] | None,
-        typer.Option(help="Photographs (folder, glob) that fix DCGAN's normalisation."),
+        option(
+            metavar="PATH...",
+            help="Photographs (files, folders, globs) that fix DCGAN's normalisation.",
+            default="none",
+        ),
     ] = None,
     mirror: Annotated[
-        str | None, typer.Option(help="Another server: URL + / + the file's name.")
+        str | None,
+        option(help="Another server: URL + / + the file's name.", default="the published one"),
     ] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Never use the network.")] = False,
+    offline: Annotated[bool, option("--offline", help="Never use the network.")] = False,
     keep: Annotated[
-        bool, typer.Option("--keep-downloads", help="Keep the files that were converted.")
+        bool, option("--keep-downloads", help="Keep the files that were converted.")
     ] = False,
 ) -> None:
     """Download and convert the networks of bundles; what is here already is left as it is.
@@ -100,94 +117,83 @@ def fetch(
     """
     from gradgen import runtime
     from gradgen.weights import fetch as fetching
-    from gradgen.weights.registry import find_entries
 
-    runtime.configure()
-    found = {e.name: e for name in names for e in find_entries(name, only or bool(files))}
-    if files and len(found) != 1:
+    if files and (len(names) != 1):
         raise UsageError("--file gives the file of one network; name that one alone")
-    if reference and "dcgan" not in found:
-        raise UsageError("--reference is for dcgan; name it, or a bundle that uses it")
-    failed: list[str] = []
-    for entry in found.values():
-        try:
-            if files:
-                fetching.take(entry, files)
-                done = True
-            elif entry.fetched:
-                done = False
-            else:
-                with _shown(mirror, offline or None) as options:
-                    done = fetching.fetch(entry, options)
-        except UsageError:
-            raise
-        except GradgenError as error:
-            warn(f"{entry.name}: {error}")
-            failed.append(entry.name)
-            continue
-        note(f"{entry.name}: {'fetched' if done else 'is here'}; licence: {entry.licence}")
-        out.print(str(entry.folder), highlight=False, markup=False, soft_wrap=True)
-    if not keep:
-        fetching.discard_downloads([e for e in found.values() if e.name not in failed])
-    if "dcgan" in found and "dcgan" not in failed:
-        _reference(found["dcgan"], reference)
-    if failed:
-        raise GradgenError(f"not fetched: {', '.join(failed)}")
+    runtime.configure()
+    quiet_pillow()
+    with _Bars() as bars:
+        fetched = fetching.fetch(
+            names,
+            only=only,
+            files=files or (),
+            reference=find_pictures(reference) if reference else None,
+            keep_downloads=keep,
+            options=fetching.Options(mirror, offline or None, bars.on_file, bars.on_bytes),
+            on_network=bars.on_network,
+            on_failure=bars.on_failure,
+            on_picture=bars.on_picture,
+        )
+    _tell_of_reference(fetched)
 
 
-@contextmanager
-def _shown(mirror: str | None, offline: bool | None) -> Iterator[Options]:
-    """Options whose callbacks show the bytes of one file after another."""
-    from gradgen.weights.fetch import Options
+class _Bars(ExitStack):
+    """Shows one thing after another: the bytes of a network's files, the photographs read."""
 
-    with progress("fetching", unit="MB") as shown:
+    _shown: ProgressReporter | None = None
 
-        def on_file(name: str) -> None:
-            shown.note = name
+    def _bar(self, description: str, unit: str) -> ProgressReporter:
+        if self._shown is None:
+            self._shown = self.enter_context(progress(description, unit=unit))
+        return self._shown
 
-        def on_progress(done: int, total: int | None) -> None:
-            shown.total = None if total is None else -(-total // 10**6)
-            shown.update(done // 10**6)
+    def _end(self) -> None:
+        self.close()
+        self._shown = None
 
-        yield Options(mirror, offline, on_file, on_progress)
+    def on_file(self, name: str) -> None:
+        self._bar("fetching", "MB").note = name
+
+    def on_bytes(self, done: int, total: int | None) -> None:
+        shown = self._bar("fetching", "MB")
+        shown.total = None if total is None else -(-total // 10**6)
+        shown.update(done // 10**6)
+
+    def on_network(self, entry: Entry, is_new: bool) -> None:
+        self._end()
+        note(f"{entry.name}: {'fetched' if is_new else 'is here'}; licence: {entry.licence}")
+        say(entry.folder)
+
+    def on_failure(self, message: str) -> None:
+        self._end()
+        warn(message)
+
+    def on_picture(self, done: int, total: int, fault: str | None) -> None:
+        shown = self._bar("reading photographs", "images")
+        shown.total = total
+        if fault is not None:
+            warn(f"skipped: {fault}")
+        shown.update(done)
 
 
-def _reference(entry: Entry, paths: list[str] | None) -> None:
-    """Fix DCGAN's normalisation, or say how."""
+def _tell_of_reference(fetched: Fetched) -> None:
+    """What became of DCGAN's normalisation, or how to fix it."""
+    from gradgen.weights.fetch import DCGAN
     from gradgen.weights.registry import REFERENCE_FILE
 
-    if not paths:
-        if not (entry.folder / REFERENCE_FILE).is_file():
+    made = fetched.reference
+    if made is None:
+        if DCGAN in fetched.folders and not (fetched.folders[DCGAN] / REFERENCE_FILE).is_file():
             note(
                 "dcgan needs reference statistics before it scores: gradgen weights fetch dcgan "
                 "--reference DIR, DIR with some hundred photographs"
             )
         return
-    import numpy as np
-
-    from gradgen.cli.common import quiet_pillow
-    from gradgen.images import ImageError, evenly_chosen, find_images, load_image
-    from gradgen.models.dcgan import IMAGE_SIZE
-    from gradgen.weights.dcgan import MOST_REFERENCE_IMAGES, make_reference
-
-    quiet_pillow()
-    chosen = evenly_chosen(find_images(paths), MOST_REFERENCE_IMAGES)
-    pictures = []
-    with progress("reading photographs", total=len(chosen), unit="images") as shown:
-        for file in chosen:
-            try:
-                pictures.append(load_image(file, IMAGE_SIZE))
-            except ImageError as error:
-                warn(f"skipped: {error}")
-            shown.advance()
-    if len(pictures) < 2:
-        raise GradgenError("reference statistics take at least 2 photographs")
-    made = make_reference(entry.folder, np.stack(pictures))
-    best = made["log_probability"]["flipped" if made["flip_kernels"] else "as stored"]
+    way = "flipped" if made["flip_kernels"] else "as stored"
+    best = made["log_probability"][way]
     note(
-        f"dcgan: normalised by {len(pictures)} photographs, kernels "
-        f"{'flipped' if made['flip_kernels'] else 'as stored'}; mean log p(real): photographs "
-        f"{best['photographs']:.2f}, noise {best['noise']:.2f}"
+        f"dcgan: normalised by {made['images']} photographs, kernels {way}; mean log p(real): "
+        f"photographs {best['photographs']:.2f}, noise {best['noise']:.2f}"
     )
     if best["photographs"] <= best["noise"]:
         warn("dcgan takes noise for more real than these photographs: do not trust its scores")
@@ -197,51 +203,31 @@ def _reference(entry: Entry, paths: list[str] | None) -> None:
 def convert(
     files: Annotated[
         list[Path],
-        typer.Argument(metavar="FILE...", help="One .caffemodel, or DCGAN's .npy files."),
+        argument(metavar="FILE...", help="One .caffemodel, or DCGAN's .npy files."),
     ],
     network: Annotated[
-        str | None, typer.Option(help="Which network it is, where the layers do not tell.")
+        str | None, option(help="Which network it is.", default="as the layers tell")
     ] = None,
     folder: Annotated[
-        Path | None, typer.Option("--out", help="Folder [default: where bundles look for it].")
+        Path | None, option("--out", help="Folder.", default="where bundles look for it")
     ] = None,
 ) -> None:
     """Convert weights that you have to safetensors and a card."""
     from gradgen import runtime
 
     runtime.configure()
-    from gradgen.weights.convert import convert, detect
-    from gradgen.weights.registry import store_dir
+    from gradgen.weights.convert import convert_given
 
-    missing = [path for path in files if not path.is_file()]
-    if missing:
-        raise UsageError(f"{missing[0]}: no such file")
-    files = sorted(files) if len(files) > 1 else files
-    name = network or detect(files)
-    target = convert(name, files, folder or store_dir() / name, _origin(name, files))
+    name, target = convert_given(files, network, folder)
     note(f"{files[0].name}{' …' if len(files) > 1 else ''} is {name}")
-    out.print(str(target), highlight=False, markup=False, soft_wrap=True)
-
-
-def _origin(name: str, files: list[Path]) -> Origin:
-    """The registry's, if these are the published files; else nothing is known of them."""
-    from gradgen.weights.convert import Origin
-    from gradgen.weights.download import digest
-    from gradgen.weights.registry import read_registry
-
-    entry = read_registry().get(name)
-    if entry is not None and len(files) == len(entry.urls):
-        checksums = [entry.checksum(position) for position in range(len(files))]
-        pairs = zip(files, checksums, strict=True)
-        if all(sum_ is not None and digest(file, sum_[0]) == sum_[1] for file, sum_ in pairs):
-            return Origin(entry.title, entry.urls, entry.member, entry.licence)
-    return Origin()
+    say(target)
 
 
 @weights.command()
 def verify(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME...]", help="All that are here, without.")
+        list[str] | None,
+        argument(metavar="NAME...", help="Networks or bundles.", default="all that are here"),
     ] = None,
 ) -> None:
     """Compare the converted weights with the hashes in their cards, and with their networks."""
@@ -265,7 +251,7 @@ def verify(
             warn(str(error))
             bad.append(entry.name)
         else:
-            out.print(f"{entry.name}: good", highlight=False, markup=False)
+            say(f"{entry.name}: good")
     if not entries:
         note("no downloaded weights are here; 'gradgen weights list' says what there is")
     if bad:
@@ -274,27 +260,27 @@ def verify(
 
 @weights.command()
 def path(
-    name: Annotated[str | None, typer.Argument(help="A network; without: the store.")] = None,
+    name: Annotated[str | None, argument(help="A network.", default="the store of all")] = None,
 ) -> None:
     """Print the folder of a network's weights, or of all."""
     from gradgen.weights.registry import require, store_dir
 
-    out.print(
-        str(require(name) if name else store_dir()), highlight=False, markup=False, soft_wrap=True
-    )
+    say(require(name) if name else store_dir())
 
 
 @weights.command()
 def remove(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME...]", help="Networks, each by itself.")
+        list[str] | None,
+        argument(metavar="NAME...", help="Networks, each by itself.", default="none"),
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="All networks.")] = False,
+    everything: Annotated[bool, option("--all", help="All networks.")] = False,
     downloads: Annotated[
-        bool, typer.Option("--downloads", help="Whole and partial downloads that are kept.")
+        bool, option("--downloads", help="Whole and partial downloads that are kept.")
     ] = False,
 ) -> None:
     """Remove converted weights, or what is left of downloads."""
+    from gradgen.files import remove_file
     from gradgen.weights import fetch as fetching
     from gradgen.weights.registry import find_entries, read_registry
 
@@ -311,5 +297,5 @@ def remove(
         found = fetching.downloads()
         size = sum(file.stat().st_size for file in found)
         for file in found:
-            file.unlink(missing_ok=True)
+            remove_file(file)
         note(f"downloads: {size / 1e6:.0f} MB removed")

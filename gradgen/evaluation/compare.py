@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,18 +10,22 @@ from typing import Any
 
 import numpy as np
 
-from gradgen.bundle import load_bundle, load_classifier
 from gradgen.errors import GradgenError, UsageError
 from gradgen.evaluation import metrics
-from gradgen.evaluation.diagnose import read_chains
-from gradgen.evaluation.features import evaluate, judge
+from gradgen.evaluation.features import judge
+from gradgen.evaluation.fidelity import fidelity
+from gradgen.evaluation.metrics import Value
 from gradgen.images import decode, evenly_chosen, find_images, resize_square
-from gradgen.networks import Bundle, Classifier
-from gradgen.samples import GRID_FILE, read_record
+from gradgen.inference.diagnostics import diagnose_traces, worst_r_hat
+from gradgen.networks.interfaces import Bundle, Classifier
+from gradgen.networks.load import load_bundle, load_classifier, load_recorded_bundle
+from gradgen.networks.stream import apply_in_batches
+from gradgen.runs.record import RunRecord, read_record
+from gradgen.runs.results import Chains, read_chains
 
 # knows all of ImageNet, and has had no part in training or sampling (lite0 has in both)
 JUDGE = "lite1"
-MAX_REAL = 500  # photographs that a kernel distance looks at
+MAX_REAL = 500  # photographs that the pictures are compared with
 
 
 @dataclass(frozen=True)
@@ -52,34 +57,35 @@ METRICS = (
     Metric("judge_vendi", "judge Vendi", "effective number of different pictures, judge", 1),
     Metric("saturated", "saturated", "share of colour values at 0 or 255", -1, ".3f"),
     Metric("chroma", "chroma", "mean CIELAB chroma", 0, ".1f"),
-    Metric("kid", "KID", "kernel distance to the photographs in the judge's features", -1, ".3f"),
+    Metric("r_hat", "R̂", "rank-normalised split R̂ of all that is traced, the largest", -1),
+    Metric("kid", "KID", "kernel distance to the photographs, judge", -1, ".3f"),
+    Metric("fid", "FID", "Fréchet distance to the photographs, judge", -1, ".3f"),
+    Metric("precision", "precision", "share of pictures among the photographs, judge", 1),
+    Metric("recall", "recall", "share of photographs among the pictures, judge", 1),
+    Metric("density", "density", "how many photographs are near a picture, judge", 1),
+    Metric("coverage", "coverage", "share of photographs with a picture near them, judge", 1),
 )
 
 
 @dataclass(frozen=True, eq=False)
 class RunPictures:
-    """What a run left: pictures (n, S, S, 3) uint8, their classes, and p(class | image)."""
+    """What a run left: pictures (n, S, S, 3) uint8, and its chains, a chain for each picture."""
 
     name: str
     folder: Path
-    record: dict[str, Any]
+    record: RunRecord
     images: np.ndarray
-    class_position: np.ndarray
-    log_likelihood: np.ndarray
+    chains: Chains
+
+    @property
+    def class_position(self) -> np.ndarray:
+        """(n,) which of the record's classes each picture is of."""
+        return self.chains.class_position
 
     @property
     def synsets(self) -> list[str]:
         """Of each picture's class; empty where it has none."""
-        return [self.record["classes"][int(p)]["synset"] for p in self.class_position]
-
-
-@dataclass(frozen=True)
-class Value:
-    """A number and its 95 % bootstrap interval, each None where it makes no sense."""
-
-    value: float | None
-    low: float | None = None
-    high: float | None = None
+        return [self.record.classes[int(position)].synset for position in self.class_position]
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,12 +98,12 @@ class Measured:
 
     def to_json(self) -> dict[str, Any]:
         """Plain numbers and strings."""
-        settings = self.run.record["settings"]
+        settings = self.run.record.settings
         return {
             "run": str(self.run.folder),
-            "method": settings["method"],
-            "settings": settings,
-            "classes": [job["name"] for job in self.run.record["classes"]],
+            "method": settings.method,
+            "settings": settings.to_json(),
+            "classes": [job.name for job in self.run.record.classes],
             "pictures": len(self.run.images),
             "values": {key: vars(value) for key, value in self.values.items()},
             "notes": list(self.notes),
@@ -112,20 +118,19 @@ def load_run(folder: Path) -> RunPictures:
         GradgenError: a file is broken.
     """
     record = read_record(folder)
-    names = record.get("pictures")
+    names = record.pictures
     if not names:
         raise UsageError(
             f"{folder} holds no pictures yet; 'gradgen sample --resume {folder}' finishes it"
         )
-    arrays = read_chains(folder)
+    chains = read_chains(folder)
     images = np.stack([np.asarray(decode(folder / name)) for name in names])
     return RunPictures(
         folder.resolve().name,
         folder,
         record,
         images,
-        arrays["class_position"],
-        arrays["log_likelihood"],
+        chains,
     )
 
 
@@ -133,28 +138,43 @@ def load_real(paths: Sequence[str], size: int) -> np.ndarray:
     """Photographs (n, S, S, 3) uint8, at most MAX_REAL of them, evenly chosen."""
     chosen = evenly_chosen(find_images(list(paths)), MAX_REAL)
     if len(chosen) < 2:
-        raise UsageError(f"a kernel distance takes at least 2 photographs, {len(chosen)} are given")
+        raise UsageError(f"a comparison takes at least 2 photographs, {len(chosen)} are given")
     return np.stack([np.asarray(resize_square(decode(path), size)) for path in chosen])
 
 
 def compare(
-    folders: Sequence[Path],
+    folders: Sequence[str | os.PathLike[str]],
     bundle: str | None = None,
     real: Sequence[str] | None = None,
     seed: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[Measured]:
-    """Measure runs by the same networks.
+    """Measure runs by the same networks: realism, agreement, diversity, saturation.
+
+    The judge is EfficientNet-Lite1, which has no part in training and sampling.
 
     Args:
         folders: of finished runs.
         bundle: whose discriminator and encoder measure; ``None``: that of the first run.
-        real: photographs (folders, files, globs) for the kernel distance.
+        real: photographs (folders, files, globs), for KID, FID, precision and recall, density
+            and coverage (:mod:`gradgen.evaluation.fidelity`).
         seed: of the bootstrap.
         on_progress: called with (pictures done, pictures in all) as the judge goes through them.
+
+    Returns:
+        For each run its values by the keys of :data:`METRICS`, which say what each is and in which
+        unit; log-probabilities are in nats. What is refused, and why, is in its notes.
+
+    Raises:
+        UsageError: no folder is given, a folder is none of a finished run, or there is no such
+            bundle or photograph.
+        GradgenError: a file is broken.
     """
-    runs = [load_run(folder) for folder in folders]
-    measuring = load_bundle(bundle or runs[0].record["settings"]["bundle"])
+    if not folders:
+        raise UsageError("there is nothing to compare: give the folder of a run")
+    runs = [load_run(Path(folder)) for folder in folders]
+    recorded = runs[0].record.settings.bundle
+    measuring = load_bundle(bundle) if bundle else load_recorded_bundle(recorded, runs[0].name)
     classifier = load_classifier(JUDGE)
     photographs = None
     if real:
@@ -180,7 +200,7 @@ def measure(
     seed: int = 0,
     on_progress: Callable[[int], None] | None = None,
 ) -> Measured:
-    """All metrics of one run.
+    """All metrics of a run.
 
     bundle: whose discriminator and encoder measure. classifier: the judge. photographs: (m, d),
     the judge's features of real pictures.
@@ -189,23 +209,33 @@ def measure(
     log_p, features = judge(classifier, run.images, on_progress)
     columns: dict[str, np.ndarray | None] = {
         "score": _of_bundle(bundle, "discriminator", run.images, notes),
-        "own": np.exp(run.log_likelihood.astype(np.float64)),
+        "own": np.exp(run.chains.log_likelihood.astype(np.float64)),
         "saturated": metrics.saturated_share(run.images),
         "chroma": metrics.mean_chroma(run.images),
         **_verdicts(run, classifier, log_p, notes),
     }
-    groups = [
+    by_class = [
         np.flatnonzero(run.class_position == position) for position in np.unique(run.class_position)
     ]
-    values = {key: _mean(column, groups, seed) for key, column in columns.items()}
+    values = {key: _mean(column, by_class, seed) for key, column in columns.items()}
     encoded = _of_bundle(bundle, "encoder", run.images, notes)
     for key, rows_of in (("distance", encoded), ("judge_distance", features)):
-        values[key] = Value(None) if rows_of is None else _distance(rows_of, groups, seed)
+        values[key] = Value(None) if rows_of is None else _distance(rows_of, by_class, seed)
     for key, rows_of in (("vendi", encoded), ("judge_vendi", features)):
-        scores = [] if rows_of is None else [metrics.vendi_score(rows_of[g]) for g in groups]
+        scores = (
+            [] if rows_of is None else [metrics.vendi_score(rows_of[rows]) for rows in by_class]
+        )
         values[key] = Value(float(np.mean(scores)) if scores else None)
-    if photographs is not None and len(run.images) > 1:
-        values["kid"] = _kid(features, photographs, groups, seed)
+    values["r_hat"] = Value(largest_r_hat(run))
+    if photographs is not None:
+        found, refused = fidelity(features, photographs, seed)
+        values |= found
+        notes += [f"{run.name}: {note}" for note in refused]
+    if not metrics.can_be_drawn_anew(by_class):
+        notes.append(
+            f"{run.name}: no intervals, which take {metrics.LEAST_ROWS} pictures in all and "
+            f"{metrics.LEAST_IN_GROUP} of each class"
+        )
     return Measured(run, values, tuple(dict.fromkeys(notes)))
 
 
@@ -218,7 +248,7 @@ def _verdicts(
     if len(indices) < len(labels):
         notes.append(f"{classifier.name} does not know every class of {run.name}")
         return {"judge": None, "top1": None, "top5": None}
-    if any(job["classifier"]["name"] == classifier.name for job in run.record["classes"]):
+    if any(job.classifier.name == classifier.name for job in run.record.classes):
         notes.append(f"{run.name} was sampled under {classifier.name}: no independent judge of it")
     own = np.asarray(indices)
     rank = metrics.ranks(log_p, own)
@@ -238,47 +268,49 @@ def _of_bundle(
     except GradgenError as error:
         notes.append(str(error))
         return None
-    return evaluate(network.apply, network.params, images)
+    return apply_in_batches(network.apply, network.params, images)
 
 
-def _mean(column: np.ndarray | None, groups: list[np.ndarray], seed: int) -> Value:
+def _mean(column: np.ndarray | None, by_class: list[np.ndarray], seed: int) -> Value:
     if column is None:
         return Value(None)
-    return _interval(lambda rows: float(column[rows].mean()), groups, seed)
+    return _interval(lambda rows: float(column[rows].mean()), by_class, seed)
 
 
 def _interval(
-    statistic: Callable[[np.ndarray], float | None], groups: list[np.ndarray], seed: int
+    statistic: Callable[[np.ndarray], float | None], by_class: list[np.ndarray], seed: int
 ) -> Value:
-    found = statistic(np.concatenate(groups))
-    interval = metrics.bootstrap_interval(statistic, groups, seed=seed)
+    found = statistic(np.concatenate(by_class))
+    interval = metrics.bootstrap_interval(statistic, by_class, seed=seed)
     return Value(found, *(interval or (None, None)))
 
 
-def _distance(features: np.ndarray, groups: list[np.ndarray], seed: int) -> Value:
+def _distance(features: np.ndarray, by_class: list[np.ndarray], seed: int) -> Value:
     """Mean over classes of the mean cosine distance within each."""
 
     def statistic(rows: np.ndarray) -> float | None:
         kept = np.unique(rows)  # a picture drawn twice is no pair of like pictures
         found = [
-            metrics.mean_cosine_distance(features[np.intersect1d(kept, group)]) for group in groups
+            metrics.mean_cosine_distance(features[np.intersect1d(kept, own)]) for own in by_class
         ]
         known = [value for value in found if value is not None]
         return float(np.mean(known)) if known else None
 
-    return _interval(statistic, groups, seed)
+    return _interval(statistic, by_class, seed)
 
 
-def _kid(
-    features: np.ndarray, photographs: np.ndarray, groups: list[np.ndarray], seed: int
-) -> Value:
-    def statistic(rows: np.ndarray) -> float | None:
-        kept = np.unique(rows)
-        return metrics.kid(features[kept], photographs) if len(kept) > 1 else None
+def largest_r_hat(run: RunPictures) -> float | None:
+    """Rank-normalised split R-hat of all that is traced since the warm-up, of the worst class.
 
-    return _interval(statistic, groups, seed)
-
-
-def grid_of(run: RunPictures) -> Path:
-    """The grid that the run drew of itself."""
-    return run.folder / GRID_FILE
+    None for MAP, which samples nothing, and where it cannot be told.
+    """
+    record, traces = run.record, run.chains.traces
+    if record.settings.method == "map":
+        return None
+    found = []
+    for position, job in enumerate(record.classes):
+        own = run.class_position == position
+        if own.any():
+            figures = diagnose_traces(traces.of(own), record.warmup_steps or 0, min(job.steps))
+            found.append(worst_r_hat(figures))
+    return max((value for value in found if value is not None), default=None)

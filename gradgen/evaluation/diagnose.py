@@ -1,29 +1,42 @@
-"""Did a run's chains converge, and what would help? From the run's folder, after the fact."""
+"""Did a run's chains converge, and what would help? From the run's folder, after the fact.
+
+Nothing here needs JAX.
+"""
 
 from __future__ import annotations
 
-import json
+import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from gradgen.errors import GradgenError, UsageError
-from gradgen.inference.diagnostics import MIN_POINTS, import_arviz, kept_series, summarise
-from gradgen.samples import CHAINS_FILE, number, read_record
+from gradgen.errors import UsageError
+from gradgen.files import write_atomically
+from gradgen.inference.diagnostics import (
+    LARGE_R_HAT,
+    MIN_POINTS,
+    in_agreement,
+    summarise,
+    worst_r_hat,
+)
+from gradgen.inference.traces import Traces
+from gradgen.plots import diagnosis_figure, save_figure
+from gradgen.run_files import diagnosis_file
+from gradgen.runs.inference_data import inference_data, read_series
+from gradgen.runs.record import ClassRecord, RunRecord, number, read_record
+from gradgen.runs.results import read_chains
+from gradgen.runs.settings import SampleSettings
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-# Vehtari et al. 2021 ask for 1.01 and an effective sample size of 400; 1.05 is where pictures of
-# different chains are plainly of different distributions, and the issue's own limit.
-LARGE_R_HAT, SMALL_ESS = 1.05, 400
-LOW_ACCEPTANCE, HIGH_ACCEPTANCE = {"mala": 0.3, "hmc": 0.5}, {"mala": 0.85, "hmc": 0.97}
-MAX_LAG = 200  # points of the trace in the autocorrelation plot
-PANELS = ("log_density", "log_likelihood", "squared_norm", "projection_0")
+SMALL_ESS = 400  # Vehtari et al. 2021 ask for more before means of the draws are used
+# Around the rates that are best in theory: 0.574 for MALA (Roberts & Rosenthal 1998), 0.65 and more
+# for HMC (Betancourt et al. 2014). Outside of these a chain moves clearly slower than it could.
+CAREFUL = 0.9  # an acceptance to aim at where steps are too large here and there
+FLOOR = 0.9  # a noise scale that leaves most of the acceptance
+LOW_ACCEPTANCE, HIGH_ACCEPTANCE = {"mala": 0.3, "hmc": 0.4}, {"mala": 0.85, "hmc": 0.97}
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,11 +46,13 @@ class ClassDiagnosis:
     Attributes:
         name: of the class.
         series: {quantity: (chains, points)} after the warm-up.
-        figures: {quantity: {"r_hat", "ess_bulk", "ess_tail"}}.
+        figures: {quantity: {"r_hat", "ess_bulk", "ess_tail"}}, as
+            :func:`gradgen.inference.diagnostics.summarise` gives them.
         acceptance: of each chain, after the warm-up.
         step_size: of each chain, at the end.
         thinning: steps between two points of the trace.
         advice: what to change, in words; empty where all is well.
+        divergent, nan_proposals: as in :class:`gradgen.runs.record.ClassRecord`.
     """
 
     name: str
@@ -47,17 +62,18 @@ class ClassDiagnosis:
     step_size: list[float | None]
     thinning: float
     advice: tuple[str, ...]
+    divergent: int | None = None
+    nan_proposals: int | None = None
 
     @property
     def worst_r_hat(self) -> float | None:
         """The largest R-hat of all quantities."""
-        known = [f["r_hat"] for f in self.figures.values() if f["r_hat"] is not None]
-        return max(known, default=None)
+        return worst_r_hat(self.figures)
 
     @property
     def agree(self) -> bool | None:
         """Whether the chains look as if they drew from one distribution; None: cannot be told."""
-        return None if self.worst_r_hat is None else self.worst_r_hat <= LARGE_R_HAT
+        return in_agreement(self.figures)
 
     def to_json(self) -> dict[str, Any]:
         """Without the series."""
@@ -69,210 +85,223 @@ class ClassDiagnosis:
             "acceptance_by_chain": self.acceptance,
             "step_size_by_chain": self.step_size,
             "thinning": self.thinning,
+            "divergent": self.divergent,
+            "nan_proposals": self.nan_proposals,
             "advice": list(self.advice),
         }
 
 
 @dataclass(frozen=True, eq=False)
 class Diagnosis:
-    """A whole run: its record, its classes, the traces that they were made from."""
+    """A whole run.
+
+    Attributes:
+        folder: of the run; or a NetCDF file, which has neither record nor traces of ours.
+        record: what its run.json holds.
+        classes: the diagnosis of each class that has chains.
+        traces: that they were made from.
+        class_position: (chains,) which class each chain is of.
+        files: plots and traces that were written.
+    """
 
     folder: Path
-    record: dict[str, Any]
+    record: RunRecord | None
     classes: tuple[ClassDiagnosis, ...]
-    traces: dict[str, np.ndarray]
+    traces: Traces | None
     class_position: np.ndarray
+    files: tuple[Path, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Numbers and words, without the traces."""
+        return {
+            "run": str(self.folder),
+            "r_hat": "rank-normalised split R-hat (Vehtari et al. 2021)",
+            "classes": [found.to_json() for found in self.classes],
+            "files": [str(path) for path in self.files],
+        }
 
 
-def diagnose_run(folder: Path) -> Diagnosis:
-    """Diagnose the run in a folder.
+def diagnose(
+    run: str | os.PathLike[str],
+    plot: bool = False,
+    netcdf: str | os.PathLike[str] | None = None,
+) -> Diagnosis:
+    """Say whether the chains of a run agree, what they are worth, and what to change.
+
+    Args:
+        run: the folder of a run; or a NetCDF file with ArviZ InferenceData, of gradgen or of any
+            other library, which is judged without advice on settings.
+        plot: whether to draw traces and autocorrelations of each class into that folder; of a file
+            nothing is drawn.
+        netcdf: a file to write the traces of a run to, as ArviZ InferenceData.
+
+    Returns:
+        For each class rank-normalised split R-hat and effective sample sizes (in draws) of the
+        traces since the warm-up, acceptance and step size of each chain, and advice, which names
+        the arguments of :func:`gradgen.sample` in backquotes.
 
     Raises:
         UsageError: it is not a run's folder, or a run of MAP, which samples nothing.
         GradgenError: its files are broken.
     """
-    record = read_record(folder)
-    method = record["settings"]["method"]
-    if method == "map":
-        raise UsageError(f"{folder} is a run of MAP, which climbs to a maximum and samples nothing")
-    arrays = read_chains(folder)
-    traces = {
-        name.removeprefix("trace_"): values
-        for name, values in arrays.items()
-        if name.startswith("trace_")
-    }
+    if Path(run).is_file() and Path(run).suffix != ".json":
+        if netcdf is not None:
+            raise UsageError(f"{run} is a file of chains already; drop `netcdf`")
+        return _read_file(Path(run))
+    found = _read(Path(run))
+    assert found.record is not None
+    files = []
+    if plot:
+        for each in found.classes:
+            several = len(found.classes) > 1
+            path = found.folder / diagnosis_file(each.name if several else None)
+            title = f"{each.name} · {found.record.settings.method}"
+            save_figure(diagnosis_figure(each, title), path)
+            files.append(path)
+    if netcdf is not None:
+        write_atomically(Path(netcdf), netcdf_bytes(found))
+        files.append(Path(netcdf))
+    return replace(found, files=tuple(files))
+
+
+def _read_file(path: Path) -> Diagnosis:
     classes = []
-    for position, job in enumerate(record["classes"]):
-        own = arrays["class_position"] == position
+    for name, series in read_series(path).items():
+        figures = {quantity: summarise(draws) for quantity, draws in series.items()}
+        made = ClassDiagnosis(name, series, figures, [], [], 1.0, ())
+        advice = () if made.agree is not False else (_disagreement(figures)[1],)
+        classes.append(replace(made, advice=advice))
+    return Diagnosis(path, None, tuple(classes), None, np.zeros(0, np.int64))
+
+
+def _disagreement(figures: Mapping[str, Mapping[str, float | None]]) -> tuple[float, str]:
+    """The worst R-hat, and in words on which quantity chains disagree."""
+    worst = max(((f["r_hat"] or 0, name) for name, f in figures.items()), default=(0.0, ""))
+    return worst[0], f"the chains disagree on {worst[1]} (R̂ {worst[0]:.2f})"
+
+
+def _read(folder: Path) -> Diagnosis:
+    record = read_record(folder)
+    if record.settings.method == "map":
+        raise UsageError(f"{folder} is a run of MAP, which climbs to a maximum and samples nothing")
+    chains = read_chains(folder)
+    classes = []
+    for position, job in enumerate(record.classes):
+        own = chains.class_position == position
         if own.any():
-            mine = {name: v if name == "step" else v[own] for name, v in traces.items()}
-            classes.append(_diagnose_class(record, job, mine))
-    return Diagnosis(folder, record, tuple(classes), traces, arrays["class_position"])
+            classes.append(_diagnose_class(record, job, chains.traces.of(own)))
+    return Diagnosis(folder, record, tuple(classes), chains.traces, chains.class_position)
 
 
-def read_chains(folder: Path) -> dict[str, np.ndarray]:
-    """The arrays of a run's chains.npz.
-
-    Raises:
-        UsageError: the run has none yet.
-        GradgenError: the file is broken.
-    """
-    path = folder / CHAINS_FILE
-    if not path.is_file():
-        raise UsageError(
-            f"{folder} has no {CHAINS_FILE} yet; 'gradgen sample --resume {folder}' finishes it"
-        )
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except Exception as error:  # a broken zip raises zlib.error, BadZipFile, ValueError …
-        raise GradgenError(f"{path} is broken ({error})") from error
-
-
-def _diagnose_class(
-    record: Mapping[str, Any], job: Mapping[str, Any], traces: dict[str, np.ndarray]
-) -> ClassDiagnosis:
-    last = int(min(job["steps"]))
-    series = kept_series(traces, record["warmup_steps"], last)
-    figures = {name: summarise(values, "rank") for name, values in series.items()}
-    steps = traces["step"]
+def _diagnose_class(record: RunRecord, job: ClassRecord, traces: Traces) -> ClassDiagnosis:
+    series = traces.between(record.warmup_steps or 0, min(job.steps)).series()
+    figures = {name: summarise(values) for name, values in series.items()}
     made = ClassDiagnosis(
-        name=job["name"],
+        name=job.name,
         series=series,
         figures=figures,
-        acceptance=list(job["acceptance_by_chain"]),
-        step_size=list(job["step_size_by_chain"]),
-        thinning=float(np.median(np.diff(steps))) if len(steps) > 1 else 1.0,
+        acceptance=list(job.acceptance_by_chain),
+        step_size=list(job.step_size_by_chain),
+        thinning=float(np.median(np.diff(traces.step))) if len(traces.step) > 1 else 1.0,
         advice=(),
+        divergent=job.divergent,
+        nan_proposals=job.nan_proposals,
     )
-    settings = record["settings"]
-    return ClassDiagnosis(**{**vars(made), "advice": tuple(_advice(made, settings))})
+    return replace(made, advice=tuple(_advice(made, record.settings)))
 
 
-def _advice(found: ClassDiagnosis, settings: Mapping[str, Any]) -> list[str]:
-    """What to change, the most important first."""
-    method, budget, advice = settings["method"], settings["budget"], []
+def _advice(found: ClassDiagnosis, settings: SampleSettings) -> list[str]:
+    """What to change, the most important first; arguments of `sample` are in backquotes."""
+    method, budget, advice = settings.method, settings.budget, []
     points = found.series["log_density"].shape[1]
     if points < MIN_POINTS:
-        return [f"only {points} points after the warm-up: too few to tell; raise --budget"]
+        return [f"only {points} points after the warm-up: too few to tell; raise `budget`"]
     still = [chain for chain, draws in enumerate(found.series["log_density"]) if np.ptp(draws) == 0]
     if still:
         listed = ", ".join(map(str, still[:8]))
-        advice.append(f"chain {listed} never moved: give it a smaller --step-size")
-    worst = max(((f["r_hat"] or 0, name) for name, f in found.figures.items()), default=(0.0, ""))
-    if worst[0] > LARGE_R_HAT:
-        longer = f"raise --budget (now {budget}), say to {4 * budget}"
-        more = (
-            f", or let trajectories be longer: -L {2 * settings['num_integration_steps']}"
-            if method == "hmc"
-            else ", or use --method hmc, which moves farther for as many gradients"
+        advice.append(f"chain {listed} never moved: give it a smaller `step_size`")
+    worst, words = _disagreement(found.figures)
+    if worst > LARGE_R_HAT:
+        longer = f"raise `budget` (now {budget}), say to {4 * budget}"
+        more = ""
+        if method == "mala":
+            more = ", or use `method=hmc`, which moves farther for as many gradients"
+        elif settings.num_integration_steps is not None:
+            more = (
+                f", or drop `num_integration_steps={settings.num_integration_steps}`: trajectories "
+                "of `trajectory_length` move farther"
+            )
+        advice.append(f"{words}: {longer}{more}")
+    if found.divergent:
+        advice.append(
+            f"{found.divergent} proposals diverged (the energy was off by more than 1000): regions "
+            f"that the step is too large for; smaller steps: `target_acceptance={CAREFUL}`"
         )
-        advice.append(f"the chains disagree on {worst[1]} (R̂ {worst[0]:.2f}): {longer}{more}")
+    if found.nan_proposals:
+        advice.append(
+            f"{found.nan_proposals} proposals had a density that is no number, and were rejected: "
+            f"the networks overflow far from the data; smaller steps: `target_acceptance={CAREFUL}`"
+        )
     if len(found.acceptance) == 1:
-        advice.append("one chain cannot be compared with another: --num-chains 4 or more")
+        advice.append("one chain cannot be compared with another: `num_chains=4` or more")
     known = [value for value in found.acceptance if value is not None]
-    if known:
+    if known and annealed(settings) and float(np.mean(known)) < LOW_ACCEPTANCE[method]:
+        advice.append(annealing_advice(settings, float(np.mean(known))))
+    elif known:
         mean = float(np.mean(known))
         if mean < LOW_ACCEPTANCE[method]:
             advice.append(
-                f"acceptance {mean:.2f} is low: a smaller --step-size, or a longer warm-up"
+                f"acceptance {mean:.2f} is low: a smaller `step_size`, or a longer warm-up"
             )
         elif mean > HIGH_ACCEPTANCE[method]:
-            advice.append(f"acceptance {mean:.2f} is high: a larger --step-size would move faster")
+            advice.append(f"acceptance {mean:.2f} is high: a larger `step_size` would move faster")
         if min(known) < 0.5 * mean:
             chain = found.acceptance.index(min(known))
             advice.append(
                 f"chain {chain} accepts {min(known):.2f}, far below the mean {mean:.2f}: its "
-                "warm-up ended in another region; a longer one: --warmup-fraction"
+                "warm-up ended in another region; a longer warm-up: `warmup_fraction`"
             )
-    if settings["clip_mode"] == "project":
+    if settings.clip_mode == "project":
         advice.append("clipping by projection: the draws are not from the posterior, whatever R̂")
     sizes = [f["ess_bulk"] for f in found.figures.values() if f["ess_bulk"] is not None]
-    if sizes and min(sizes) < SMALL_ESS and worst[0] <= LARGE_R_HAT:
+    if sizes and min(sizes) < SMALL_ESS and worst <= LARGE_R_HAT:
         advice.append(
             f"the smallest effective sample size is {min(sizes):.0f}: enough to look at pictures; "
-            f"means of the draws want {SMALL_ESS}, by a larger --budget or more --num-chains"
+            f"means of the draws want {SMALL_ESS}, by a larger `budget` or more `num_chains`"
         )
     return advice
+
+
+def annealed(settings: SampleSettings) -> bool:
+    """Whether MALA's noise falls below half of what its proposals are made for."""
+    least = annealed_to(settings)
+    return settings.method == "mala" and least < 0.5
+
+
+def annealed_to(settings: SampleSettings) -> float:
+    """The last noise scale of a run of MALA."""
+    falling = settings.noise_scale / (1 + settings.num_steps) ** settings.noise_decay
+    return max(settings.noise_floor, falling)
+
+
+def annealing_advice(settings: SampleSettings, acceptance: float) -> str:
+    """Why annealed noise leaves nothing accepted, and what helps."""
+    return (
+        f"acceptance {acceptance:.2f}: the noise is annealed to {annealed_to(settings):.2g}, and "
+        "the accept step rejects what proposals with so little noise could not have come back "
+        "from; neither a longer budget nor a smaller step helps. Stop the annealing: "
+        f"`noise_floor={FLOOR}`, or drop `noise_decay` and `noise_scale`"
+    )
 
 
 # --- pictures and files -----------------------------------------------------------------------
 
 
-def autocorrelation(draws: np.ndarray, max_lag: int = MAX_LAG) -> np.ndarray:
-    """(chains, lags) autocorrelation of draws (chains, points), by ArviZ."""
-    arviz = import_arviz()
-    with np.errstate(divide="ignore", invalid="ignore"):  # chains that never moved
-        return np.asarray(arviz.autocorr(draws, axis=-1))[:, : max_lag + 1]
-
-
-def diagnosis_figure(found: ClassDiagnosis, title: str = "") -> Figure:
-    """Traces (left) and autocorrelations (right) of four quantities, a line a chain."""
-    from matplotlib.figure import Figure
-
-    names = [name for name in PANELS if name in found.series]
-    figure = Figure(figsize=(11, 2.1 * len(names) + 0.6), layout="constrained")
-    axes = figure.subplots(len(names), 2, squeeze=False, width_ratios=(2, 1))
-    for (left, right), name in zip(axes, names, strict=True):
-        draws = found.series[name]
-        left.plot(draws.T, linewidth=0.6, alpha=0.7)
-        left.set_ylabel(name.replace("_", " "))
-        figures = found.figures[name]
-        told = [
-            f"{label} {figures[key]:{form}}"
-            for key, label, form in (("r_hat", "R̂", ".3f"), ("ess_bulk", "ESS", ".0f"))
-            if figures[key] is not None
-        ]
-        left.set_title(", ".join(told), fontsize="small", loc="right")
-        if draws.shape[1] >= MIN_POINTS:
-            correlation = autocorrelation(draws)
-            right.plot(correlation.T, linewidth=0.5, alpha=0.5, color="tab:blue")
-            right.plot(correlation.mean(0), color="black", linewidth=1.4)
-        right.axhline(0, color="grey", linewidth=0.6)
-        right.set_ylim(-0.4, 1.05)
-        for axis in (left, right):
-            axis.grid(alpha=0.3)
-    axes[0, 1].set_title("autocorrelation", fontsize="small")
-    axes[-1, 0].set_xlabel(f"point of the trace (one in {found.thinning:g} steps)")
-    axes[-1, 1].set_xlabel("lag, points")
-    if title:
-        figure.suptitle(title, fontsize="medium")
-    return figure
-
-
 def netcdf_bytes(diagnosis: Diagnosis) -> bytes:
-    """The chains as ArviZ InferenceData in NetCDF form.
-
-    Group ``posterior``: the traced quantities, one variable each, with dimensions chain and draw;
-    several classes' chains follow one another, ``class_index`` in ``sample_stats`` says whose.
-    """
-    arviz = import_arviz()
-
-    record, traces = diagnosis.record, diagnosis.traces
-    last = min(min(job["steps"]) for job in record["classes"] if job["steps"])
-    series = kept_series(traces, record["warmup_steps"], int(last))
-    kept = (traces["step"] > record["warmup_steps"]) & (traces["step"] <= last)
-    shape = series["log_density"].shape
-    position = diagnosis.class_position
-    data = arviz.from_dict(
-        posterior={
-            # ArviZ means something else by log_likelihood
-            "log_p_class" if name == "log_likelihood" else name: values
-            for name, values in series.items()
-            if name != "log_density"
-        },
-        sample_stats={
-            "lp": series["log_density"],
-            "acceptance_rate": traces["acceptance"][:, kept],
-            "step_size": traces["step_size"][:, kept],
-            "class_index": np.broadcast_to(position[:, None], shape).copy(),
-        },
-        attrs={
-            "gradgen_settings": json.dumps(record["settings"], ensure_ascii=False),
-            "gradgen_classes": json.dumps([job["name"] for job in record["classes"]]),
-            "inference_library": "gradgen",
-        },
-    )
+    """The chains as ArviZ InferenceData (:func:`gradgen.runs.inference_data.inference_data`) in
+    NetCDF form."""
+    assert diagnosis.record is not None and diagnosis.traces is not None
+    data = inference_data(diagnosis.record, diagnosis.traces, diagnosis.class_position)
     with tempfile.TemporaryDirectory() as folder:  # ArviZ writes to paths only
         path = Path(folder) / "run.nc"
         data.to_netcdf(str(path))

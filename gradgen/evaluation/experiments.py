@@ -15,21 +15,32 @@ from typing import Any
 
 import numpy as np
 
-from gradgen import run
-from gradgen.catalog import ORIGINALS
 from gradgen.errors import UsageError
 from gradgen.evaluation import metrics
-from gradgen.evaluation.compare import JUDGE, Measured, RunPictures, Value, load_run, measure
-from gradgen.evaluation.diagnose import read_chains
-from gradgen.evaluation.features import evaluate
-from gradgen.plots import running_mean
-from gradgen.samples import RECORD_FILE
-from gradgen.sampling import SampleProgress, names_of, sampler_settings
-from gradgen.settings import make_settings
+from gradgen.evaluation.compare import JUDGE, Measured, RunPictures, load_run, measure
+from gradgen.evaluation.metrics import Value
+from gradgen.inference.diagnostics import running_mean
+from gradgen.inference.traces import Traces
+from gradgen.networks.catalog import PAPER_BUNDLES
+from gradgen.networks.stream import apply_in_batches
+from gradgen.run_files import RECORD_FILE
+from gradgen.runs import run
+from gradgen.runs.results import read_chains
+from gradgen.runs.sample import SampleProgress, names_of
+from gradgen.runs.settings import SampleSettings, make_settings
 
+BUNDLE = "ten64"  # unless another is asked for
 PAPER_BUDGET, EMBEDDED_BUDGET = 6000, 1000
 MAP_BUDGET = 200  # the paper's MAP with clipping
-# Classes: the paper's own where its classifier knows them; else some that tiny64 was trained on.
+# The paper's schedules, for --as-paper: steps a(b + t)^-γ and MALA's noise η/(1 + t)^γ decay, HMC's
+# step stays, and a trajectory is ten of them. γ = 0.55 is Neelakantan et al.'s (2015) for the noise
+# and Welling & Teh's (2011) for the steps.
+PAPER_SCHEDULES: Mapping[str, Mapping[str, Any]] = {
+    "map": {"step_decay": 0.55},
+    "mala": {"step_decay": 0.55, "noise_decay": 0.55},
+    "hmc": {"num_integration_steps": 10},
+}
+# Classes: the paper's own where its classifier knows them; else ten64's.
 PAPER_CLASSES = ("mask", "library", "leaf beetle", "lipstick", "beacon")
 EMBEDDED_CLASSES = (
     "beacon", "goldfish", "lemon", "school bus", "monarch", "jellyfish", "king penguin", "pizza",
@@ -49,7 +60,7 @@ class Variant:
     Attributes:
         key: of its folder.
         title: for people.
-        options: of :func:`gradgen.settings.make_settings`.
+        options: of :func:`gradgen.runs.settings.make_settings`.
         clip: whether codes are kept in the box.
         stop_at: end after this many steps of the options' budget, or ``None``.
     """
@@ -72,33 +83,35 @@ class Experiment:
         num_chains: pictures a class and variant.
         seed: of all randomness.
         likelihood_weight: β; ``None``: what the bundle recommends.
+        as_paper: whether steps and noise decay as in the paper, and MAP takes its 200 steps.
         on_progress: called with (title, gradients done, gradients in all) of all variants.
         stop: asked after each block; once it says yes, the experiment ends with what is there.
     """
 
     folder: Path
     classes: tuple[str, ...]
-    bundle: str = "tiny64"
+    bundle: str = BUNDLE
     num_chains: int = 1
     seed: int = 0
     likelihood_weight: float | None = None
+    as_paper: bool = False
     on_progress: OnProgress | None = field(default=None, compare=False)
     stop: Callable[[], bool] | None = field(default=None, compare=False)
 
 
 def default_budget(bundle: str) -> int:
     """The paper's 6000 gradient evaluations for its own networks, fewer for embedded ones."""
-    return PAPER_BUDGET if bundle in ORIGINALS else EMBEDDED_BUDGET
+    return PAPER_BUDGET if bundle in PAPER_BUNDLES else EMBEDDED_BUDGET
 
 
 def default_classes(bundle: str, count: int) -> tuple[str, ...]:
     """So many classes that the bundle's own classifier knows."""
     if bundle == "places205":
         return ("alley", "coast", "bridge", "forest path", "lighthouse")[:count]
-    return (PAPER_CLASSES if bundle in ORIGINALS else EMBEDDED_CLASSES)[:count]
+    return (PAPER_CLASSES if bundle in PAPER_BUNDLES else EMBEDDED_CLASSES)[:count]
 
 
-def variant(method: str, clip: bool, budget: int, title: str | None = None) -> Variant:
+def variant_of(method: str, clip: bool, budget: int, title: str | None = None) -> Variant:
     """A method with or without clipping, for a budget of gradient evaluations."""
     key = f"{method}-{budget}{'-clip' if clip else ''}"
     name = f"{method.upper()} {budget}{', clipped' if clip else ''}"
@@ -115,64 +128,78 @@ def run_variants(experiment: Experiment, variants: Sequence[Variant]) -> dict[st
         UsageError: a folder holds a run of other settings.
         KeyboardInterrupt: the experiment was stopped; asking again goes on from there.
     """
-    costs = [_gradients(experiment, one) for one in variants]
+    costs = [_gradients(experiment, variant) for variant in variants]
     total, before = sum(costs), 0
-    for one, cost in zip(variants, costs, strict=True):
+    for variant, cost in zip(variants, costs, strict=True):
 
         def show(
-            block: SampleProgress, one: Variant = one, before: int = before, cost: int = cost
+            block: SampleProgress,
+            variant: Variant = variant,
+            before: int = before,
+            cost: int = cost,
         ) -> None:
             if experiment.on_progress is not None:
                 share = block.gradient_evaluations / block.total_gradient_evaluations
                 done = before + round(share * cost)
-                experiment.on_progress(f"{one.title}: {names_of(block.jobs)}", done, total)
+                experiment.on_progress(f"{variant.title}: {names_of(block.jobs)}", done, total)
 
-        ran = _run(experiment, one, show)
+        ran = _run(experiment, variant, show)
         before += cost
-        if ran and one is not variants[-1] and experiment.stop is not None and experiment.stop():
+        if (
+            ran
+            and variant is not variants[-1]
+            and experiment.stop is not None
+            and experiment.stop()
+        ):
             raise KeyboardInterrupt
         if experiment.on_progress is not None:
-            experiment.on_progress(one.title, before, total)
-    return {one.key: load_run(experiment.folder / one.key) for one in variants}
+            experiment.on_progress(variant.title, before, total)
+    return {variant.key: load_run(experiment.folder / variant.key) for variant in variants}
 
 
-def _given(experiment: Experiment, one: Variant) -> dict[str, Any]:
+def _given(experiment: Experiment, variant: Variant) -> dict[str, Any]:
     given = {
         "classes": experiment.classes,
         "bundle": experiment.bundle,
         "num_chains": experiment.num_chains,
         "seed": experiment.seed,
         "likelihood_weight": experiment.likelihood_weight,
-        **one.options,
+        **(PAPER_SCHEDULES[variant.options["method"]] if experiment.as_paper else {}),
+        **variant.options,
     }
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _gradients(experiment: Experiment, one: Variant) -> int:
+def settings_for(experiment: Experiment, variant: Variant) -> SampleSettings:
+    """The settings that a variant is run with."""
+    return make_settings(_given(experiment, variant), variant.clip)
+
+
+def _gradients(experiment: Experiment, variant: Variant) -> int:
     """Gradient evaluations of all of a variant's chains; some more where a group is filled up."""
-    sampler = sampler_settings(make_settings(_given(experiment, one), one.clip))
+    settings = settings_for(experiment, variant)
     chains = len(experiment.classes) * experiment.num_chains
-    return chains * sampler.gradients_after(one.stop_at)
+    return chains * settings.gradients_after(variant.stop_at)
 
 
-def _run(experiment: Experiment, one: Variant, show: Callable[[SampleProgress], None]) -> bool:
+def _run(experiment: Experiment, variant: Variant, show: Callable[[SampleProgress], None]) -> bool:
     """Run a variant, unless it is finished; returns whether there was anything to do."""
-    folder, given = experiment.folder / one.key, _given(experiment, one)
+    folder, given = experiment.folder / variant.key, _given(experiment, variant)
     if (folder / RECORD_FILE).is_file():
         try:
-            begun = run.resume(folder, given, one.clip)
+            begun = run.resume(folder, given, variant.clip)
         except UsageError as error:
             raise UsageError(
-                f"{error}; {experiment.folder} holds another experiment: choose another --out"
+                f"{error}; {experiment.folder} holds another experiment: choose another `out`"
             ) from error
         if not isinstance(begun, run.Run):
             return False
-        if begun.plan.stop_at != one.stop_at:
-            raise UsageError(f"{folder} stops at another step; choose another --out")
+        if begun.plan.stop_at != variant.stop_at:
+            raise UsageError(f"{folder} stops at another step; choose another `out`")
     else:
-        begun = run.begin(given, one.clip, out=folder, stop_at=one.stop_at)
+        begun = run.begin(given, variant.clip, out=folder, stop_at=variant.stop_at)
     samples = begun.execute(show, experiment.stop)
-    if samples.record["status"] != "finished":
+    if not samples.record.finished:
         raise KeyboardInterrupt
     return True
 
@@ -187,40 +214,41 @@ def figure2(experiment: Experiment, budget: int) -> tuple[list[Variant], dict[st
     found (:func:`steps_needed`), and the column shows the same chains stopped there.
     """
     long = [
-        variant("map", True, MAP_BUDGET),
-        variant("map", False, MAP_BUDGET),
-        variant("map", True, budget),
-        variant("map", False, budget),
-        variant("mala", True, budget),
-        variant("mala", False, budget),
-        variant("hmc", False, budget),
+        variant_of("map", True, MAP_BUDGET),
+        variant_of("map", False, MAP_BUDGET),
+        variant_of("map", True, budget),
+        variant_of("map", False, budget),
+        variant_of("mala", True, budget),
+        variant_of("mala", False, budget),
+        variant_of("hmc", False, budget),
     ]
     if budget == MAP_BUDGET:
         long = long[2:]
     pictures = run_variants(experiment, long)
-    whole = next(one for one in long if one.options["method"] == "mala" and one.clip)
-    steps = steps_needed(read_chains(experiment.folder / whole.key))
+    whole = next(
+        variant for variant in long if variant.options["method"] == "mala" and variant.clip
+    )
+    steps = steps_needed(read_chains(experiment.folder / whole.key).traces)
     short = Variant(
         f"mala-clip-{steps}-steps", f"MALA {steps}, clipped", whole.options, True, stop_at=steps
     )
     pictures |= run_variants(experiment, [short])
-    columns = [short if one is whole else one for one in long]
+    columns = [short if variant is whole else variant for variant in long]
     return columns, pictures
 
 
-def steps_needed(arrays: Mapping[str, np.ndarray]) -> int:
+def steps_needed(traces: Traces) -> int:
     """After how many steps chains are as sure of their class as they will be.
 
     The first traced step at which the mean over chains of log p(class | g(z)), averaged over the
     last 5 % of the steps, reaches its mean over the second half of the run less one standard
     deviation of it (over that half).
     """
-    steps = arrays["trace_step"]
-    mean = np.nanmean(arrays["trace_log_likelihood"].astype(np.float64), axis=0)
+    mean = np.nanmean(traces.log_likelihood.astype(np.float64), axis=0)
     smooth = running_mean(mean[None], max(1, round(SMOOTHED_SHARE * len(mean))))[0]
     settled = smooth[len(smooth) // 2 :]
     reached = smooth >= settled.mean() - settled.std()
-    return int(steps[np.argmax(reached)])
+    return int(traces.step[np.argmax(reached)])
 
 
 # --- figure 3 ---------------------------------------------------------------------------------
@@ -236,16 +264,16 @@ def figure3(
     encoder's features), so that MAP is not at a disadvantage.
     """
     variants = [
-        variant("mala", False, budget),
-        variant("hmc", False, budget),
-        variant("map", True, MAP_BUDGET),
+        variant_of("mala", False, budget),
+        variant_of("hmc", False, budget),
+        variant_of("map", True, budget),
     ]
     pictures = run_variants(experiment, variants)
     encoder = _bundle(experiment).encoder
     picked: dict[str, list[int]] = {}
     distances: dict[str, float | None] = {}
     for key, found in pictures.items():
-        features = evaluate(encoder.apply, encoder.params, found.images)
+        features = apply_in_batches(encoder.apply, encoder.params, found.images)
         picked[key] = metrics.farthest_points(features, count)
         distances[key] = metrics.mean_cosine_distance(features[picked[key]])
     return variants, pictures, picked, distances
@@ -268,10 +296,10 @@ class TableRow:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two methods that are neighbours in the paper's order, the better one first.
+    """Two methods that are neighbours in the paper's order, the better method first.
 
-    difference: mean over classes of (better - worse), its standard error over classes. holds:
-    True, False, or None where the difference is within two standard errors.
+    difference: mean over classes of (better - worse), its standard error over classes. holds: True
+    or False by Student's t at 95 % with as many classes as there are, None where it cannot be told.
     """
 
     better: str
@@ -287,6 +315,7 @@ class Table2:
 
     rows: tuple[TableRow, ...]
     pairs: tuple[Pair, ...]
+    num_classes: int
     discriminator: str
     seeds: tuple[int, ...]
 
@@ -297,7 +326,7 @@ class Table2:
 
     @property
     def holds(self) -> bool | None:
-        """Whether every pair holds; False if one does not; None if some cannot be told."""
+        """Whether every pair holds; False if any does not; None if some cannot be told."""
         verdicts = [pair.holds for pair in self.pairs]
         if False in verdicts:
             return False
@@ -305,12 +334,16 @@ class Table2:
 
 
 def table2(experiment: Experiment, budget: int, seeds: Sequence[int]) -> Table2:
-    """Draw pictures by the four methods for each seed, and score them."""
+    """Draw pictures by the four methods for each seed, and score them.
+
+    MAP gets as many gradients as the others; as in the paper: 200.
+    """
+    map_budget = MAP_BUDGET if experiment.as_paper else budget
     variants = {
-        "map-clip": variant("map", True, MAP_BUDGET, "MAP, clipped"),
-        "mala-clip": variant("mala", True, budget, "MALA, clipped"),
-        "mala": variant("mala", False, budget, "MALA"),
-        "hmc": variant("hmc", False, budget, "HMC"),
+        "map-clip": variant_of("map", True, map_budget, "MAP, clipped"),
+        "mala-clip": variant_of("mala", True, budget, "MALA, clipped"),
+        "mala": variant_of("mala", False, budget, "MALA"),
+        "hmc": variant_of("hmc", False, budget, "HMC"),
     }
     critic = _bundle(experiment).discriminator
     scores: dict[str, list[np.ndarray]] = {key: [] for key in variants}
@@ -320,11 +353,11 @@ def table2(experiment: Experiment, budget: int, seeds: Sequence[int]) -> Table2:
             **{**vars(experiment), "seed": seed, "folder": experiment.folder / f"seed-{seed}"}
         )
         pictures = run_variants(own, list(variants.values()))
-        for key, one in variants.items():
-            found = pictures[one.key]
-            scores[key].append(evaluate(critic.apply, critic.params, found.images))
+        for key, variant in variants.items():
+            found = pictures[variant.key]
+            scores[key].append(apply_in_batches(critic.apply, critic.params, found.images))
         clusters.append(pictures[variants["mala"].key].class_position)
-    titles = {key: one.title for key, one in variants.items()}
+    titles = {key: variant.title for key, variant in variants.items()}
     joined = {key: np.concatenate(parts) for key, parts in scores.items()}
     return make_table2(joined, np.concatenate(clusters), titles, critic.name, tuple(seeds))
 
@@ -352,12 +385,13 @@ def make_table2(
         for key in PAPER_TABLE2
     )
     order = sorted(PAPER_TABLE2, key=lambda key: -PAPER_TABLE2[key])
+    num_classes = len(np.unique(classes))
     pairs = []
     for better, worse in pairwise(order):
         mean, error = metrics.clustered_mean(scores[better] - scores[worse], classes)
-        clear = error is not None and abs(mean) > 2 * error
-        pairs.append(Pair(better, worse, mean, error, mean > 0 if clear else None))
-    return Table2(rows, tuple(pairs), discriminator, seeds)
+        sign = metrics.sign_of_mean(mean, error, num_classes)
+        pairs.append(Pair(better, worse, mean, error, None if sign is None else sign > 0))
+    return Table2(rows, tuple(pairs), num_classes, discriminator, seeds)
 
 
 # --- the budget -------------------------------------------------------------------------------
@@ -373,29 +407,29 @@ def budget_study(
 
     Each budget is a run of its own: its warm-up is a share of it.
     """
-    from gradgen.bundle import load_classifier
+    from gradgen.networks.load import load_classifier
 
     cells = [
-        (method, clip, budget, variant(method, clip, budget))
+        (method, clip, budget, variant_of(method, clip, budget))
         for method in ("map", "mala", "hmc")
         for clip in (True, False)
         for budget in budgets
-        if method != "hmc" or budget >= 10  # less than one trajectory
+        if method != "hmc" or budget >= 10  # less than a trajectory
     ]
     pictures = run_variants(experiment, [cell[3] for cell in cells])
     bundle, judge = _bundle(experiment), load_classifier(JUDGE)
     found: dict[tuple[str, bool], dict[int, dict[str, Value]]] = {}
-    for number, (method, clip, budget, one) in enumerate(cells, 1):
-        measured: Measured = measure(pictures[one.key], bundle, judge, seed=experiment.seed)
+    for number, (method, clip, budget, variant) in enumerate(cells, 1):
+        measured: Measured = measure(pictures[variant.key], bundle, judge, seed=experiment.seed)
         found.setdefault((method, clip), {})[budget] = {
             key: measured.values[key] for key in STUDIED
         }
         if experiment.on_progress is not None:
-            experiment.on_progress(f"measuring {one.title}", number, len(cells))
+            experiment.on_progress(f"measuring {variant.title}", number, len(cells))
     return found
 
 
 def _bundle(experiment: Experiment) -> Any:
-    from gradgen.bundle import load_bundle
+    from gradgen.networks.load import load_bundle
 
     return load_bundle(experiment.bundle)

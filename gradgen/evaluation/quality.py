@@ -2,53 +2,136 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from gradgen.bundle import load_classifier
+from gradgen.datasets import Dataset, load_held_out
 from gradgen.errors import UsageError
 from gradgen.evaluation import metrics
 from gradgen.evaluation.compare import JUDGE
-from gradgen.evaluation.features import evaluate, judge
+from gradgen.evaluation.features import judge
+from gradgen.evaluation.fidelity import fidelity, kernel_distance
 from gradgen.images import evenly_chosen
 from gradgen.labels import Label, Labels
-from gradgen.networks import Bundle
-from gradgen.sampling import SampleProgress, draw, names_of, sample
-from gradgen.training.classifier import calibration_error
-from gradgen.training.data import Dataset, load_held_out
+from gradgen.networks.interfaces import Bundle
+from gradgen.networks.load import load_bundle, load_classifier
+from gradgen.networks.stream import apply_in_batches
+from gradgen.runs.sample import SampleProgress, draw, names_of, sample
 
 MORE_LIKELY_THAN_NOT = -0.7  # log p(class | g(z)), a little below log 1/2
 Report = dict[str, dict[str, float | None]]
 OnProgress = Callable[[str, int, int], None]
+FULL = {"num_images": 2000, "num_classes": 40, "num_chains": 8, "budget": 6000}
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How good a bundle's networks are.
+
+    Attributes:
+        bundle: its name.
+        data: the name of the data set that it was measured on.
+        seed: of the choice of photographs and classes, and of the sampling.
+        sizes: how many photographs, classes, chains and gradient evaluations.
+        figures: {part: {figure: value}}.
+    """
+
+    bundle: str
+    data: str
+    seed: int
+    sizes: dict[str, int]
+    figures: Report
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain numbers and strings."""
+        return {
+            "bundle": self.bundle,
+            "data": self.data,
+            "seed": self.seed,
+            **self.sizes,
+            "figures": self.figures,
+        }
+
+
+def evaluate(
+    bundle: Bundle | str | os.PathLike[str],
+    data: str | os.PathLike[str],
+    *,
+    num_images: int = 500,
+    num_classes: int = 10,
+    num_chains: int = 8,
+    budget: int = 600,
+    full: bool = False,
+    seed: int = 0,
+    on_progress: OnProgress = lambda what, done, total: None,
+) -> Quality:
+    """Measure a bundle's classifier, generator, codes, posterior samples and discriminator.
+
+    Args:
+        bundle: a bundle, or its name or folder.
+        data: a folder as ``gradgen train`` takes it; its validation photographs are used.
+        num_images: photographs, reconstructions and samples from the prior that the judge, lite1,
+            looks at.
+        num_classes: classes that are sampled, evenly chosen among those of the data.
+        num_chains: MALA chains a class.
+        budget: gradient evaluations of each chain.
+        full: 2000 photographs, 40 classes and 6000 gradients instead, which takes hours.
+        seed: of the choice and of the sampling.
+        on_progress: called with (what is being done, done, in all).
+
+    Returns:
+        Accuracies and areas under curves as shares, distances as cosines, PSNR in dB,
+        log-probabilities in nats. "fidelity" holds the published metrics of sets of pictures
+        (:mod:`gradgen.evaluation.fidelity`) over lite1's features, with the limits of their 95 %
+        bootstrap intervals; None where there are too few pictures for a metric.
+
+    Raises:
+        UsageError: there is no such bundle or folder, or no class of the data is one of the
+            bundle's.
+    """
+    loaded = load_bundle(Path(bundle)) if isinstance(bundle, os.PathLike) else bundle
+    if isinstance(loaded, str):
+        loaded = load_bundle(loaded)
+    sizes = FULL if full else {
+        "num_images": num_images,
+        "num_classes": num_classes,
+        "num_chains": num_chains,
+        "budget": budget,
+    }  # fmt: skip
+    val = load_validation(Path(data), loaded, on_progress)
+    figures = measure(loaded, val, **sizes, seed=seed, on_progress=on_progress)
+    return Quality(loaded.name, val.source, seed, sizes, figures)
 
 
 def load_validation(folder: Path, bundle: Bundle, on_progress: OnProgress) -> Dataset:
-    """The validation images of a data set, labelled by the bundle's own classes.
+    """The validation images of a data set's classes that the bundle knows, labelled by its own.
 
     Raises:
-        UsageError: a class of the data set is none of the bundle's.
+        UsageError: it knows none of them.
     """
     val = load_held_out(
         folder, bundle.image_size, lambda done, total: on_progress("reading images", done, total)
     )
     theirs = Labels.from_lines(val.classes)
-    indices = np.array([_index_in(bundle.labels, label) for label in theirs], np.int32)
-    return Dataset(val.images, indices[val.labels], val.classes, val.source)
+    indices = np.array([_index_in(bundle.labels, label) for label in theirs], np.int32)[val.labels]
+    known = indices >= 0
+    if not known.any():
+        raise UsageError(f"no class of the data is one of {bundle.labels.title}")
+    return Dataset(val.images[known], indices[known], tuple(map(str, bundle.labels)), val.source)
 
 
 def _index_in(labels: Labels, label: Label) -> int:
-    found = labels.by_synset(label.synset) if label.synset else None
-    if found is None:
-        same = [one for one in labels if one.names == label.names]
-        if not same:
-            raise UsageError(f"the class {label} of the data is none of {labels.title}")
-        found = same[0]
-    return found.index
+    """The index of the class in the bundle's list; -1 if the bundle does not have it."""
+    found = labels.same(label)
+    return -1 if found is None else found.index
 
 
-def evaluate_bundle(
+def measure(
     bundle: Bundle,
     val: Dataset,
     *,
@@ -59,7 +142,7 @@ def evaluate_bundle(
     seed: int = 0,
     on_progress: OnProgress = lambda what, done, total: None,
 ) -> Report:
-    """Measure everything; {part: {figure: value}}.
+    """Measure everything on photographs that are read; {part: {figure: value}}.
 
     Args:
         val: of :func:`load_validation`.
@@ -79,7 +162,7 @@ def evaluate_bundle(
 
     report: Report = {"classifier": classifier_figures(bundle, val)}
 
-    codes = evaluate(bundle.encoder.apply, bundle.encoder.params, val.images)
+    codes = apply_in_batches(bundle.encoder.apply, bundle.encoder.params, val.images)
     prior = rng.standard_normal((len(photographs), bundle.code_size)).astype(np.float32)
     rebuilt, imagined = draw(bundle, codes[chosen]), draw(bundle, prior)
     named = (("photographs", photographs), ("reconstructions", rebuilt), ("prior", imagined))
@@ -87,15 +170,20 @@ def evaluate_bundle(
         name: judge(classifier, images, watch(f"judging {name}", len(images)))[1]
         for name, images in named
     }
+    real, of_rebuilt, of_prior = (features[name] for name, _ in named)
     report["generator"] = {
-        "psnr_db": psnr(photographs, rebuilt),
-        "judge_distance": _paired_distance(features["photographs"], features["reconstructions"]),
-        "kid_reconstructions": metrics.kid(features["reconstructions"], features["photographs"]),
-        "kid_prior": metrics.kid(features["prior"], features["photographs"]),
+        "psnr_db": metrics.psnr(photographs, rebuilt),
+        "judge_distance": _paired_distance(real, of_rebuilt),
+        "kid_reconstructions": kernel_distance(of_rebuilt, real),
+        "kid_prior": kernel_distance(of_prior, real),
     }
     report["codes"] = {
         **whiteness(codes),
-        "kid_of_prior_against_codes": metrics.kid(features["prior"], features["reconstructions"]),
+        "kid_of_prior_against_codes": kernel_distance(of_prior, of_rebuilt),
+    }
+    report["fidelity"] = {
+        **_fidelity("reconstructions", of_rebuilt, real, seed),
+        **_fidelity("prior", of_prior, real, seed),
     }
 
     picked = evenly_chosen(np.unique(val.labels).tolist(), num_classes)
@@ -117,25 +205,30 @@ def evaluate_bundle(
         budget=budget,
         on_block=on_block,
     )
-    real = np.isin(val.labels, [label.index for label in classes])
+    shown = np.isin(val.labels, [label.index for label in classes])
     own = np.array([label.index for label in classes])[drawn.class_position]
     report["posterior"] = {
         "classes": len(classes),
         "pictures": len(drawn.images),
         "share_more_likely_than_not": float((drawn.log_likelihood > MORE_LIKELY_THAN_NOT).mean()),
     }
+    of_classes: dict[str, np.ndarray] = {}
     for name, images, labels in (
         ("samples", drawn.images, own),
-        ("photographs", val.images[real], val.labels[real]),
+        ("photographs", val.images[shown], val.labels[shown]),
     ):
         log_p, seen = judge(classifier, images, watch(f"judging {name}", len(images)))
         report["posterior"] |= _agreement(name, log_p, labels, bundle.labels, classifier.labels)
         report["posterior"][f"{name}_distance"] = _mean_over_classes(seen, labels)
+        of_classes[name] = seen
+    report["fidelity"] |= _fidelity(
+        "samples", of_classes["samples"], of_classes["photographs"], seed
+    )
 
     critic = bundle.discriminator
     scores = {
-        name: evaluate(critic.apply, critic.params, images).astype(np.float64)
-        for name, images in (("photographs", val.images[real]), ("samples", drawn.images))
+        name: apply_in_batches(critic.apply, critic.params, images).astype(np.float64)
+        for name, images in (("photographs", val.images[shown]), ("samples", drawn.images))
     }
     report["discriminator"] = {
         "auc": metrics.auc(scores["photographs"], scores["samples"]),
@@ -144,30 +237,36 @@ def evaluate_bundle(
     return report
 
 
-def classifier_figures(bundle: Bundle, val: Dataset) -> dict[str, float | None]:
-    """Accuracy, log-likelihood and calibration of the bundle's own classifier."""
-    log_p = evaluate(bundle.classifier.apply, bundle.classifier.params, val.images)
-    rank = metrics.ranks(log_p, val.labels)
+def _fidelity(
+    name: str, features: np.ndarray, reference: np.ndarray, seed: int
+) -> dict[str, float | None]:
+    """The published metrics of a set of pictures, each with the limits of its interval."""
+    found, _ = fidelity(features, reference, seed)
     return {
-        "images": len(val),
-        "top1": float((rank < 1).mean()),
-        "top5": float((rank < 5).mean()),
-        "log_likelihood": float(log_p[np.arange(len(val)), val.labels].mean()),
-        "calibration_error": calibration_error(log_p.astype(np.float64), val.labels),
+        f"{metric}_{name}{ending}": number
+        for metric, value in found.items()
+        for ending, number in (("", value.value), ("_low", value.low), ("_high", value.high))
     }
 
 
-def psnr(images: np.ndarray, others: np.ndarray) -> float:
-    """Mean over pictures of the peak signal-to-noise ratio in dB; both (n, H, W, 3) uint8."""
-    error = np.square(images.astype(np.float64) - others).reshape(len(images), -1).mean(1)
-    return float(np.mean(10 * np.log10(255**2 / np.maximum(error, 1e-10))))
+def classifier_figures(bundle: Bundle, val: Dataset) -> dict[str, float | None]:
+    """Accuracy, log-likelihood and calibration of the bundle's own classifier."""
+    log_p = apply_in_batches(bundle.classifier.apply, bundle.classifier.params, val.images)
+    top1, top5 = metrics.top1_and_top5(log_p, val.labels)
+    return {
+        "images": len(val),
+        "top1": top1,
+        "top5": top5,
+        "log_likelihood": float(log_p[np.arange(len(val)), val.labels].mean()),
+        "calibration_error": metrics.calibration_error(log_p.astype(np.float64), val.labels),
+    }
 
 
 def whiteness(codes: np.ndarray) -> dict[str, float | None]:
     """How far codes (n, d) are from N(0, I).
 
-    Mean |correlation| of two units, mean excess kurtosis of a unit (0 for a normal one), share of
-    squared norms outside the 95 % that N(0, I) has inside chi-squared quantiles (normal
+    Mean |correlation| of two units, mean excess kurtosis of a unit (0 for a normal distribution),
+    share of squared norms outside the 95 % that N(0, I) has inside chi-squared quantiles (normal
     approximation), all over units or pairs.
     """
     codes = np.asarray(codes, np.float64)
@@ -207,8 +306,5 @@ def _agreement(
     if not known.any():
         return {f"{name}_top1": None, f"{name}_top5": None}
     indices = np.array([label.index for label in matched if label is not None])
-    rank = metrics.ranks(log_p[known], indices)
-    return {
-        f"{name}_top1": float((rank < 1).mean()),
-        f"{name}_top5": float((rank < 5).mean()),
-    }
+    top1, top5 = metrics.top1_and_top5(log_p[known], indices)
+    return {f"{name}_top1": top1, f"{name}_top5": top5}

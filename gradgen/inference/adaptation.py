@@ -18,7 +18,7 @@ SHORT = 5  # updates
 
 
 class DualAveraging(NamedTuple):
-    """All (chains,) but the number of updates.
+    """All (chains,); the number of updates may be a scalar.
 
     Attributes:
         log_step_size: of the next step.
@@ -35,17 +35,19 @@ class DualAveraging(NamedTuple):
     num_updates: Array
 
 
-def init(step_size: Array, num_updates: int = SHORT) -> DualAveraging:
+def init(step_size: Array, num_updates: int = SHORT, alike: bool = True) -> DualAveraging:
     """Start from a guess (chains,).
 
     Args:
         num_updates: that are to come. The search is drawn towards ten times the guess, as theirs
             is; a SHORT one, which could not find back in time, towards the guess itself.
+        alike: whether all chains are updated at the same steps, and so counted as one.
     """
     log_step_size = jnp.log(step_size)
     zero = jnp.zeros_like(log_step_size)
     reach = math.log(10.0 if num_updates >= SHORT else 1.0)
-    return DualAveraging(log_step_size, log_step_size, zero, reach + log_step_size, jnp.float32(0))
+    count = jnp.float32(0) if alike else zero
+    return DualAveraging(log_step_size, log_step_size, zero, reach + log_step_size, count)
 
 
 def update(state: DualAveraging, acceptance_probability: Array, target: ArrayLike) -> DualAveraging:

@@ -17,51 +17,35 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gradgen.inference import adaptation, hmc, mala
+from gradgen.devices import Layout, first, make_layout, padded, place, spread
+from gradgen.inference import adaptation, hmc, mala, trajectories
 from gradgen.inference import map as map_
 from gradgen.inference.clipping import Bounds
-from gradgen.inference.kernel import KernelState
-from gradgen.inference.layout import Layout, first, make_layout, padded, place, spread
+from gradgen.inference.diagnostics import enough
+from gradgen.inference.kernel import KernelInfo, KernelState
 from gradgen.inference.schedules import annealed_noise, decay_from, linear
-from gradgen.inference.types import (
+from gradgen.inference.settings import (
     MAP_STEP_SIZE,
-    TARGET_ACCEPTANCE,
-    Evaluation,
+    WARMUP_LEAPFROGS,
     SamplerSettings,
-    ValueAndGrad,
 )
+from gradgen.inference.state import ChainState
+from gradgen.inference.timeline import timeline_of
+from gradgen.inference.traces import NUM_PROJECTIONS, Traces
+from gradgen.inference.types import Evaluation, ValueAndGrad
 
-BLOCK_GRADIENTS = 50  # a look at the chains after about so many gradient evaluations
 DGN_AM_STEP_SIZE, DGN_AM_LAST_STEP_SIZE, DGN_AM_SHRINK = 8.0, 1e-10, 0.99
-PROJECTION_SEED = 2024
+PROJECTION_SEED = 2024  # of the fixed random unit projections of z in the trace
 PLAIN = Layout()  # all chains as one group on the default device
+# A proposal whose log acceptance ratio is below has gone wrong numerically: the integrator was
+# unstable there. The same limit as Stan's.
+DIVERGENT = -1000.0
+# The share of the warm-up in which trajectories are short.
+SHORT_SHARE = 0.5
 
 
-class ChainState(NamedTuple):
-    """Everything that the next step depends on; arrays only.
-
-    Attributes:
-        step: int32 scalar, steps done.
-        key_data: (chains, ...) uint32, the chains' keys.
-        position, gradient: (chains, code). log_density, log_likelihood: (chains,).
-        adaptation: of the warm-up's step size.
-        first_step_size: (chains,), alpha at the schedule's t = 0.
-        accepted: (chains,), sum of acceptance probabilities since the warm-up's end.
-    """
-
-    step: Array
-    key_data: Array
-    position: Array
-    log_density: Array
-    gradient: Array
-    log_likelihood: Array
-    adaptation: adaptation.DualAveraging
-    first_step_size: Array
-    accepted: Array
-
-
-class Trace(NamedTuple):
-    """Windows of steps: means of acceptance and step size over each, the rest at its end.
+class Windows(NamedTuple):
+    """What a block gives to the :class:`~gradgen.inference.traces.Traces`.
 
     All (chains, windows), projections (chains, windows, k).
     """
@@ -75,38 +59,15 @@ class Trace(NamedTuple):
 
 
 @dataclass(frozen=True)
-class StepPlan:
-    """How a run is cut up.
-
-    Attributes:
-        num_steps, warmup_steps: in all, and those that adapt the step size.
-        stride: steps of a window, one point of the trace.
-        num_points: of the trace; the last window may be shorter.
-        windows_per_block: windows between two looks at the chains.
-    """
-
-    num_steps: int
-    warmup_steps: int
-    stride: int
-    num_points: int
-    windows_per_block: int
-
-    @property
-    def point_steps(self) -> np.ndarray:
-        """(num_points,) steps done at each point of the trace."""
-        return np.minimum((np.arange(self.num_points) + 1) * self.stride, self.num_steps)
-
-
-@dataclass(frozen=True)
 class BlockProgress:
     """What ``on_block`` is told after each block.
 
     Attributes:
-        step, num_steps: steps done and in all; an HMC iteration is one.
+        step, num_steps: steps done and in all.
         gradient_evaluations: a chain, the one at the start included.
         acceptance_rate, log_likelihood, step_size: means over chains (and the block's steps).
         warming_up: whether the step size is being adapted.
-        state, traces: for a checkpoint; traces are (chains, num_points, ...), NaN where to come.
+        state, traces: for a checkpoint.
     """
 
     step: int
@@ -117,7 +78,7 @@ class BlockProgress:
     step_size: float
     warming_up: bool
     state: ChainState
-    traces: dict[str, np.ndarray]
+    traces: Traces
 
 
 @dataclass(frozen=True)
@@ -126,17 +87,17 @@ class ChainResult:
 
     Attributes:
         state: at the end; ``state.position`` are the codes.
-        traces: "step" (points,); "log_density", "log_likelihood", "acceptance", "step_size",
-            "squared_norm", each (chains, points); "projections" (chains, points, k).
+        traces: of all chains.
         step, num_steps, warmup_steps: done, planned, of them adapting the step size.
         gradient_evaluations: a chain; one more than the budget's, for the start.
-        acceptance_rate: (chains,) mean acceptance probability since the warm-up; 1 for MAP.
+        acceptance_rate: (chains,) mean acceptance probability since the warm-up; 1 for MAP, NaN
+            where nothing has been proposed.
         step_size: (chains,), the schedule's first one (after the warm-up, if there was one).
         interrupted: whether ``on_block`` raised KeyboardInterrupt before the end.
     """
 
     state: ChainState
-    traces: dict[str, np.ndarray]
+    traces: Traces
     step: int
     num_steps: int
     warmup_steps: int
@@ -144,16 +105,6 @@ class ChainResult:
     acceptance_rate: np.ndarray
     step_size: np.ndarray
     interrupted: bool
-
-
-def plan_steps(settings: SamplerSettings) -> StepPlan:
-    """Cut a run into windows and blocks; depends on the settings only."""
-    num_steps = settings.num_steps
-    stride = -(-num_steps // settings.trace_length)
-    block = settings.block_size or max(1, BLOCK_GRADIENTS // settings.gradients_per_step)
-    return StepPlan(
-        num_steps, settings.warmup_steps, stride, -(-num_steps // stride), max(1, block // stride)
-    )
 
 
 def init_chains(
@@ -178,6 +129,10 @@ def init_chains(
     num_chains, code_size = z0.shape
     evaluation = _evaluate_jitted(value_and_grad, params, chain_params, z0, layout)
     guess = jnp.full(num_chains, first_step_size(settings, code_size))
+    long = settings.has_trajectories
+    adapted = adaptation.init(
+        guess, settings.warmup_steps // (WARMUP_LEAPFROGS if long else 1), alike=not long
+    )
     return ChainState(
         step=jnp.int32(0),
         key_data=jax.random.key_data(chain_keys),
@@ -185,9 +140,13 @@ def init_chains(
         log_density=evaluation.log_density,
         gradient=evaluation.gradient,
         log_likelihood=evaluation.log_likelihood,
-        adaptation=adaptation.init(guess, settings.warmup_steps),
+        adaptation=adapted,
         first_step_size=guess,
         accepted=jnp.zeros(num_chains),
+        faults=jnp.zeros((num_chains, 2), jnp.int32),
+        window_sums=jnp.zeros((num_chains, 2)),
+        trajectory=trajectories.init(z0) if long else None,
+        features=evaluation.features,
     )
 
 
@@ -214,7 +173,7 @@ def run_chains(
     settings: SamplerSettings,
     bounds: Bounds | None = None,
     state: ChainState | None = None,
-    traces: dict[str, np.ndarray] | None = None,
+    traces: Traces | None = None,
     on_block: Callable[[BlockProgress], None] | None = None,
     stop_at: int | None = None,
     *,
@@ -236,12 +195,11 @@ def run_chains(
         stop_at: end once so many steps are done, on the schedule of the whole budget.
         chain_params: {name: array (chains, ...)} of what differs from chain to chain, such as the
             class. value_and_grad finds them in ``params``, which must be a dictionary then.
-        group_size: chains that are computed as one (:mod:`gradgen.inference.layout`). With it, a
+        group_size: chains that are computed as one (:mod:`gradgen.devices`). With it, a
             chain's bits depend neither on the devices nor on the other groups.
         devices: that share the chains; ``None``: JAX's default device alone.
     """
-    settings.validate()
-    plan = plan_steps(settings)
+    timeline = timeline_of(settings)
     num_chains = len(z0)
     layout = make_layout(num_chains, group_size, devices)
     filled = -(-num_chains // layout.multiple) * layout.multiple
@@ -253,21 +211,27 @@ def run_chains(
         state = init_chains(
             keys, z0, value_and_grad, params, settings, per_chain[1], per_chain[0], layout
         )
+    elif state.features is None:
+        # earlier versions' states have none; nothing is known of them until the chain moves
+        given = jax.eval_shape(value_and_grad, _joined(params, per_chain[0]), state.position)
+        if given.features is not None:
+            state = state._replace(features=jnp.full(given.features.shape, jnp.nan))
     state, _ = place(padded(state, filled), None, layout)
     # a block hands the trace's numbers to the host, a few kilobytes a second
     traces = (
-        _empty_traces(plan, settings, num_chains)
+        Traces.empty(timeline.point_steps, num_chains, NUM_PROJECTIONS + _width(state.features))
         if traces is None
-        else {name: values.copy() for name, values in traces.items()}
+        else traces.copy()
     )
     numbers = {
         "step_decay": settings.step_decay,
         "step_decay_offset": settings.step_decay_offset,
         "noise_scale": settings.noise_scale,
         "noise_decay": settings.noise_decay,
+        "noise_floor": settings.noise_floor,
         "step_jitter": settings.step_jitter,
-        "target_acceptance": settings.target_acceptance
-        or TARGET_ACCEPTANCE.get(settings.method, 0.5),
+        "trajectory_length": settings.trajectory_length,
+        "target_acceptance": settings.aimed_acceptance,
     }
     numbers = {name: jnp.float32(value) for name, value in numbers.items()}
     form = _Form(
@@ -275,19 +239,21 @@ def run_chains(
         settings.preset,
         settings.clip_mode,
         settings.num_integration_steps,
-        plan.warmup_steps,
-        plan.num_steps,
+        timeline.warmup_steps,
+        timeline.num_steps,
+        timeline.stride,
     )
-    projections = projection_vectors(settings.num_projections, state.position.shape[1])
-    end = plan.num_steps if stop_at is None else min(stop_at, plan.num_steps)
+    projections = projection_vectors(NUM_PROJECTIONS, state.position.shape[1])
+    end = timeline.num_steps if stop_at is None else min(stop_at, timeline.num_steps)
     interrupted = False
     done = int(state.step)
     while done < end and not interrupted:
-        point = done // plan.stride
-        windows = min(plan.windows_per_block, (end - done) // plan.stride)
-        stride = plan.stride
-        if windows == 0:  # the last window is a short one
-            windows, stride = 1, end - done
+        if timeline.is_check(done) and enough(
+            traces, timeline.warmup_steps, done, settings.until_r_hat or 0.0
+        ):
+            break
+        point = done // timeline.stride
+        windows, steps = timeline.next_block(done, end)
         state, block = run_block(
             state,
             per_chain,
@@ -295,28 +261,23 @@ def run_chains(
             value_and_grad,
             form,
             windows,
-            stride,
+            steps,
             layout,
         )
-        done += windows * stride
-        for name, values in block._asdict().items():
-            traces[name][:, point : point + windows] = np.asarray(values)[:num_chains]
+        done += windows * steps
+        values = {name: np.asarray(column) for name, column in block._asdict().items()}
+        traces.write(point, values)
         if on_block:
-            recent = {
-                name: values[:, point : point + windows]
-                for name, values in traces.items()
-                if name != "step"
-            }
             try:
                 on_block(
                     BlockProgress(
                         step=done,
-                        num_steps=plan.num_steps,
+                        num_steps=timeline.num_steps,
                         gradient_evaluations=settings.gradients_after(done),
-                        acceptance_rate=float(recent["acceptance"].mean()),
-                        log_likelihood=float(recent["log_likelihood"][:, -1].mean()),
-                        step_size=float(recent["step_size"].mean()),
-                        warming_up=done <= plan.warmup_steps,
+                        acceptance_rate=_mean(values["acceptance"][:num_chains]),
+                        log_likelihood=float(values["log_likelihood"][:num_chains, -1].mean()),
+                        step_size=float(values["step_size"][:num_chains].mean()),
+                        warming_up=done <= timeline.warmup_steps,
                         state=first(state, num_chains),
                         traces=traces,
                     )
@@ -324,17 +285,21 @@ def run_chains(
             except KeyboardInterrupt:
                 interrupted = True
     state = first(state, num_chains)
-    sampled = max(1, done - plan.warmup_steps)
+    proposals = np.full(num_chains, max(1, done - timeline.warmup_steps))
+    if state.trajectory is not None:
+        proposals = np.asarray(state.trajectory.ended)
     return ChainResult(
         state=state,
         traces=traces,
         step=done,
-        num_steps=plan.num_steps,
-        warmup_steps=plan.warmup_steps,
+        num_steps=timeline.num_steps,
+        warmup_steps=timeline.warmup_steps,
         gradient_evaluations=settings.gradients_after(done),
-        acceptance_rate=np.asarray(state.accepted) / sampled,
+        acceptance_rate=np.where(
+            proposals > 0, np.asarray(state.accepted) / np.maximum(proposals, 1), np.nan
+        ).astype(np.float32),
         step_size=np.asarray(state.first_step_size),
-        interrupted=interrupted and done < plan.num_steps,
+        interrupted=interrupted and done < timeline.num_steps,
     )
 
 
@@ -344,12 +309,18 @@ class _Form(NamedTuple):
     method: str
     preset: str | None
     clip_mode: str
-    num_integration_steps: int
+    num_integration_steps: int | None
     warmup_steps: int
     num_steps: int
+    stride: int
+
+    @property
+    def has_trajectories(self) -> bool:
+        """As :attr:`SamplerSettings.has_trajectories`."""
+        return self.method == "hmc" and self.num_integration_steps is None
 
 
-@partial(jax.jit, static_argnames=("value_and_grad", "form", "windows", "stride", "layout"))
+@partial(jax.jit, static_argnames=("value_and_grad", "form", "windows", "steps", "layout"))
 def run_block(
     state: ChainState,
     per_chain: tuple[dict[str, Any] | None, Bounds | None],
@@ -357,35 +328,36 @@ def run_block(
     value_and_grad: ValueAndGrad,
     form: _Form,
     windows: int,
-    stride: int,
+    steps: int,
     layout: Layout = PLAIN,
-) -> tuple[ChainState, Trace]:
-    """``windows`` x ``stride`` steps of all chains.
+) -> tuple[ChainState, Windows]:
+    """``windows`` x ``steps`` steps of all chains.
 
     Args:
         per_chain: what differs from chain to chain: parameters and bounds.
         shared: what does not: parameters, the settings' numbers, the trace's projections.
     """
 
-    def group(per_chain: Any, shared: Any) -> tuple[ChainState, Trace]:
+    def group(per_chain: Any, shared: Any) -> tuple[ChainState, Windows]:
         state, chain_params, bounds = per_chain
         params, numbers, projections = shared
 
         def evaluate(z: Array) -> Evaluation:
             return value_and_grad(_joined(params, chain_params), z)
 
-        def one(state: ChainState, _: None) -> tuple[ChainState, tuple[Array, Array]]:
-            return _one_step(state, evaluate, numbers, bounds, form)
+        def step(state: ChainState, _: None) -> tuple[ChainState, None]:
+            return _one_step(state, evaluate, numbers, bounds, form), None
 
-        def window(state: ChainState, _: None) -> tuple[ChainState, Trace]:
-            state, (acceptance, step_size) = jax.lax.scan(one, state, None, length=stride)
-            return state, Trace(
+        def window(state: ChainState, _: None) -> tuple[ChainState, Windows]:
+            state, _ = jax.lax.scan(step, state, None, length=steps)
+            means = state.window_sums / _steps_of_window(state.step, form)
+            return state, Windows(
                 log_density=state.log_density,
                 log_likelihood=state.log_likelihood,
-                acceptance=acceptance.mean(0),
-                step_size=step_size.mean(0),
+                acceptance=means[:, 0],
+                step_size=means[:, 1],
                 squared_norm=jnp.sum(state.position**2, axis=-1),
-                projections=state.position @ projections,
+                projections=_with_features(state.position @ projections, state.features),
             )
 
         state, trace = jax.lax.scan(window, state, None, length=windows)
@@ -394,8 +366,22 @@ def run_block(
     return spread(group, (state, *per_chain), shared, layout)
 
 
+def _with_features(projections: Array, features: Array | None) -> Array:
+    """Columns (chains, k) of the trace."""
+    return projections if features is None else jnp.concatenate([projections, features], axis=-1)
+
+
+def _width(features: Array | None) -> int:
+    return 0 if features is None else features.shape[1]
+
+
 def _joined(params: Any, chain_params: dict[str, Any] | None) -> Any:
     return params if chain_params is None else {**params, **chain_params}
+
+
+def _steps_of_window(step: Array, form: _Form) -> Array:
+    """Of ``step`` steps done, how many belong to the window that the last of them is in."""
+    return ((step - 1) % form.stride + 1).astype(jnp.float32)
 
 
 def _one_step(
@@ -404,8 +390,8 @@ def _one_step(
     numbers: dict[str, Array],
     bounds: Bounds | None,
     form: _Form,
-) -> tuple[ChainState, tuple[Array, Array]]:
-    """A step of the method at the schedule's step size; acceptance and step size (chains,)."""
+) -> ChainState:
+    """A step of the method at the schedule's step size."""
     keys = jax.vmap(jax.random.fold_in, (0, None))(
         jax.random.wrap_key_data(state.key_data), state.step
     )
@@ -416,11 +402,34 @@ def _one_step(
     )
     if form.warmup_steps:
         step_size = jnp.where(warming, jnp.exp(state.adaptation.log_step_size), step_size)
-    evaluation = Evaluation(state.log_density, state.gradient, state.log_likelihood)
+    evaluation = Evaluation(state.log_density, state.gradient, state.log_likelihood, state.features)
     new: Any
-    info: Any
-    if form.method == "mala":
-        noise = annealed_noise(t, numbers["noise_scale"], numbers["noise_decay"])
+    info: KernelInfo | None = None
+    trajectory = None
+    ended: Array | bool = True
+    counted: Array = jnp.logical_not(warming)
+    if form.has_trajectories:
+        assert state.trajectory is not None
+        searching = state.step < form.warmup_steps * SHORT_SHARE
+        new, trajectory, info = trajectories.trajectory_step(
+            keys,
+            KernelState(state.position, evaluation),
+            state.trajectory,
+            evaluate,
+            step_size,
+            numbers["trajectory_length"],
+            numbers["step_jitter"],
+            jnp.where(searching, WARMUP_LEAPFROGS, trajectories.MOST_STEPS),
+            bounds,
+            form.clip_mode,
+        )
+        step_size = trajectory.step_size
+        ended = trajectory.remaining == 0
+        counted = counted & ended
+    elif form.method == "mala":
+        noise = annealed_noise(
+            t, numbers["noise_scale"], numbers["noise_decay"], numbers["noise_floor"]
+        )
         new, info = mala.mala_step(
             keys,
             KernelState(state.position, evaluation),
@@ -430,19 +439,17 @@ def _one_step(
             bounds,
             form.clip_mode,
         )
-        acceptance = info.acceptance_probability
     elif form.method == "hmc":
         new, info = hmc.hmc_step(
             keys,
             KernelState(state.position, evaluation),
             evaluate,
             step_size,
-            form.num_integration_steps,
+            form.num_integration_steps or 1,
             numbers["step_jitter"],
             bounds,
             form.clip_mode,
         )
-        acceptance = info.acceptance_probability
     else:
         shrink = 1.0
         if form.preset == "dgn-am":
@@ -456,67 +463,55 @@ def _one_step(
             form.clip_mode,
             shrink,
         )
-        acceptance = jnp.ones_like(state.log_density)
 
+    acceptance = jnp.ones_like(state.log_density)
+    faults = state.faults
+    if info is not None:
+        acceptance = info.acceptance_probability
+        found = jnp.stack([info.log_ratio < DIVERGENT, jnp.isnan(info.log_ratio)], axis=-1)
+        counts = jnp.broadcast_to(counted, acceptance.shape)[:, None]
+        faults = faults + (found & counts).astype(jnp.int32)
     adapted, first = state.adaptation, state.first_step_size
     if form.warmup_steps:
-        update = adaptation.update(state.adaptation, acceptance, numbers["target_acceptance"])
-        adapted = jax.tree.map(lambda a, b: jnp.where(warming, a, b), update, state.adaptation)
+        told = acceptance if trajectory is None else trajectory.mean_acceptance
+        update = adaptation.update(state.adaptation, told, numbers["target_acceptance"])
+        adapted = jax.tree.map(
+            lambda a, b: jnp.where(warming & ended, a, b), update, state.adaptation
+        )
         first = jnp.where(warming, jnp.exp(adapted.log_average), first)
-    return (
-        ChainState(
-            step=state.step + 1,
-            key_data=state.key_data,
-            position=new.position,
-            log_density=new.evaluation.log_density,
-            gradient=new.evaluation.gradient,
-            log_likelihood=new.evaluation.log_likelihood,
-            adaptation=adapted,
-            first_step_size=first,
-            accepted=state.accepted + jnp.where(warming, 0.0, acceptance),
-        ),
-        (acceptance, step_size),
+    shown = acceptance
+    if trajectory is not None and state.trajectory is not None:
+        shown = jnp.where(ended, acceptance, state.trajectory.last_acceptance)
+        total = state.trajectory.ended + counted
+        trajectory = trajectory._replace(last_acceptance=shown, ended=total)
+    sums = jnp.where(state.step % form.stride == 0, 0.0, state.window_sums)
+    return ChainState(
+        step=state.step + 1,
+        key_data=state.key_data,
+        position=new.position,
+        log_density=new.evaluation.log_density,
+        gradient=new.evaluation.gradient,
+        log_likelihood=new.evaluation.log_likelihood,
+        adaptation=adapted,
+        first_step_size=first,
+        accepted=state.accepted + jnp.where(counted, acceptance, 0.0),
+        faults=faults,
+        window_sums=sums + jnp.stack([shown, step_size], axis=-1),
+        trajectory=trajectory,
+        features=new.evaluation.features,
     )
+
+
+def _mean(values: np.ndarray) -> float:
+    """Of those that are numbers; NaN where none is."""
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if known.size else float("nan")
 
 
 def projection_vectors(count: int, code_size: int) -> Array:
     """(code, count) fixed random unit vectors, the same for every run."""
     vectors = jax.random.normal(jax.random.key(PROJECTION_SEED), (code_size, count))
     return vectors / jnp.linalg.norm(vectors, axis=0)
-
-
-def state_to_arrays(state: ChainState) -> dict[str, np.ndarray]:
-    """A checkpoint's arrays under flat names."""
-    flat = {name: value for name, value in state._asdict().items() if name != "adaptation"}
-    flat |= {f"adaptation_{name}": value for name, value in state.adaptation._asdict().items()}
-    return {name: np.asarray(value) for name, value in flat.items()}
-
-
-def state_from_arrays(arrays: dict[str, np.ndarray]) -> ChainState:
-    """The state that :func:`state_to_arrays` took apart.
-
-    Raises:
-        KeyError: an array is missing.
-    """
-    rest = {name: jnp.asarray(arrays[name]) for name in ChainState._fields if name != "adaptation"}
-    adapted = adaptation.DualAveraging(
-        **{
-            name: jnp.asarray(arrays[f"adaptation_{name}"])
-            for name in adaptation.DualAveraging._fields
-        }
-    )
-    return ChainState(adaptation=adapted, **rest)
-
-
-def _empty_traces(
-    plan: StepPlan, settings: SamplerSettings, num_chains: int
-) -> dict[str, np.ndarray]:
-    shape = (num_chains, plan.num_points)
-    traces = {
-        name: np.full(shape, np.nan, np.float32) for name in Trace._fields if name != "projections"
-    }
-    traces["projections"] = np.full((*shape, settings.num_projections), np.nan, np.float32)
-    return {"step": plan.point_steps, **traces}
 
 
 @partial(jax.jit, static_argnames=("value_and_grad", "layout"))

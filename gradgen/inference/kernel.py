@@ -21,11 +21,19 @@ class KernelState(NamedTuple):
 
 
 class KernelInfo(NamedTuple):
-    """acceptance_probability, is_accepted: (chains,); proposal: (chains, code)."""
+    """What a step tells of its proposal.
+
+    Attributes:
+        acceptance_probability, is_accepted: (chains,).
+        proposal: (chains, code).
+        log_ratio: (chains,), of the accept step, before it is cut off at 0. For HMC this is the
+            energy at the trajectory's start less that at its end.
+    """
 
     acceptance_probability: Array
     is_accepted: Array
     proposal: Array
+    log_ratio: Array
 
 
 def init(position: Array, evaluate: Evaluate) -> KernelState:

@@ -53,7 +53,7 @@ def mala_step(
     accepted = jax.vmap(jax.random.uniform)(accept_keys) < probability
     return (
         select(accepted, KernelState(proposal, new), state),
-        KernelInfo(probability, accepted, proposal),
+        KernelInfo(probability, accepted, proposal, log_ratio),
     )
 
 

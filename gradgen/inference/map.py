@@ -22,7 +22,7 @@ def map_step(
 
     With shrink = 1 this is Algorithm 1. DGN-AM (Nguyen et al. 2016) multiplies by 0.99 before it
     clips, and its target's "gradient" is the normalised one of
-    :meth:`gradgen.target.Target.dgn_am_value_and_grad`. A chain whose step leads to a density
+    :meth:`gradgen.runs.target.Target.dgn_am_value_and_grad`. A chain whose step leads to a density
     that is not a number stays where it was.
     """
     alpha = jnp.broadcast_to(step_size, state.position.shape[:1])[:, None]

@@ -18,9 +18,12 @@ def decay_from(t: ArrayLike, first: ArrayLike, b: ArrayLike, gamma: ArrayLike) -
     return polynomial_decay(jnp.asarray(t) / b, first, 1.0, gamma)
 
 
-def annealed_noise(t: ArrayLike, eta: ArrayLike, gamma: ArrayLike = 0.55) -> Array:
-    """epsilon_t = eta / (1 + t)^gamma (Neelakantan et al. 2015, eq. 1; gamma = 0.55 theirs)."""
-    return polynomial_decay(t, eta, 1.0, gamma)
+def annealed_noise(
+    t: ArrayLike, eta: ArrayLike, gamma: ArrayLike = 0.55, floor: ArrayLike = 0.0
+) -> Array:
+    """epsilon_t = eta / (1 + t)^gamma (Neelakantan et al. 2015, eq. 1; gamma = 0.55 theirs), but
+    no less than the floor."""
+    return jnp.maximum(polynomial_decay(t, eta, 1.0, gamma), floor)
 
 
 def linear(t: ArrayLike, first: ArrayLike, last: ArrayLike, num_steps: int) -> Array:

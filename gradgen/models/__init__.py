@@ -1,1 +1,1 @@
-"""The networks, as Flax NNX modules; one file a family."""
+"""The networks as Flax NNX modules. Each file holds one family of networks."""

@@ -1,8 +1,7 @@
-"""Caffe's layers, channels last: convolution with groups, transposed convolution, pooling that
-rounds up, local response normalisation.
+"""Caffe's layers: convolution with groups, transposed convolution, pooling, normalisation.
 
-Everything is NHWC and float32. What differs from the usual layers is said where it does: that is
-where conversions go wrong.
+Everything is NHWC (channels last) and float32. Each docstring says where Caffe's layer differs from
+the usual layer of that name, because conversions go wrong there.
 """
 
 from __future__ import annotations
@@ -16,16 +15,22 @@ import numpy as np
 from flax import nnx
 from jax import Array, lax
 
-from gradgen.models.doubling import FEWEST_CHANNELS, TransformedDoubling, doubling_convolution
+from gradgen.models.fast.doubling import FEWEST_CHANNELS, TransformedDoubling, doubling_convolution
+from gradgen.models.fast.winograd import Preparable, Transformed
 from gradgen.models.layers import convolve, dense, space_to_depth
-from gradgen.models.winograd import Preparable, Transformed
 
 
 class Conv(Preparable):
-    """Convolution with bias; ``kernel`` (k, k, c_in / groups, c_out).
+    """A convolution with a bias. Its ``kernel`` is (k, k, c_in / groups, c_out).
 
     Args:
-        groups: output channels of group i read input channels of group i only, in order.
+        features_in, features_out: numbers of channels, c_in and c_out.
+        kernel_size: side k of the kernel.
+        stride: pixels from one window to the next.
+        padding: rows or columns of zeros on each side.
+        groups: number of groups. The output channels of group i read only the input channels of
+            group i, in order.
+        rngs: source of the initial weights.
     """
 
     def __init__(
@@ -48,7 +53,8 @@ class Conv(Preparable):
         kernel, stride, padding = self.kernel[...], self.stride, self.padding
         if stride > 1:
             return strided_convolution(images, kernel, stride, padding) + self.bias[...]
-        # XLA's CPU back end is slow at groups, backward above all
+        # Each group is a convolution of its own, because XLA's CPU back end is slow at convolutions
+        # with groups, above all in the backward pass.
         inputs = jnp.split(images, self.groups, axis=-1)
         if (winograd := self.prepared_for(images)) is not None:
             outputs = [group(part) for group, part in zip(winograd, inputs, strict=True)]
@@ -63,11 +69,18 @@ class Conv(Preparable):
 
 
 class Deconv(Preparable):
-    """Caffe's Deconvolution k3 s1 or k4 s2 p1: side s (H - 1) + k - 2 p; ``kernel`` (k, k, c_in,
-    c_out).
+    """Caffe's Deconvolution with k = 3, s = 1 or with k = 4, s = 2, p = 1.
 
-    The kernel is stored as that of the plain convolution on the input spread out by the stride:
-    spatially flipped against Caffe's blob (:func:`gradgen.weights.caffe.deconvolution_kernel`).
+    The output's side is s (H - 1) + k - 2 p. The ``kernel`` (k, k, c_in, c_out) belongs to the
+    plain convolution of the input whose pixels are spread out by the stride. So it is Caffe's blob
+    flipped in both directions (:func:`gradgen.weights.caffe.deconvolution_kernel`).
+
+    Args:
+        features_in, features_out: numbers of channels, c_in and c_out.
+        kernel_size: side k of the kernel.
+        stride: s, by which the side grows.
+        padding: p, rows or columns that are cut off on each side.
+        rngs: source of the initial weights.
     """
 
     def __init__(
@@ -109,16 +122,26 @@ def _same_size(layer: Conv | Deconv, groups: int = 1) -> list[Any]:
 
 
 def strided_convolution(images: Array, kernel: Array, stride: int, padding: int) -> Array:
-    """Convolution with a stride, as one with stride 1 on shuffled pixels.
+    """Compute a convolution with a stride as a convolution with stride 1 on rearranged pixels.
 
-    A stride x stride patch becomes one pixel, in the picture as in the kernel, which zeros fill up
-    to a multiple of the stride. The same sums; but the backward pass, else a transposed
-    convolution, is a plain one too.
+    Each stride x stride patch becomes a single pixel, both in the picture and in the kernel. Before
+    that, zeros fill the kernel up to a multiple of the stride. The sums stay the same, but the
+    backward pass becomes a plain convolution, where it would be a transposed convolution otherwise.
+
+    Args:
+        images: (n, H, W, c_in).
+        kernel: (k, k, c_in, c_out).
+        stride: pixels from one window to the next.
+        padding: rows or columns of zeros on each side.
+
+    Returns:
+        (n, H', W', c_out) with H' = (H + 2 padding - k) // stride + 1, and W' likewise.
     """
     size = kernel.shape[0]
     count = [(side + 2 * padding - size) // stride + 1 for side in images.shape[1:3]]
     blocks = -(-size // stride)
-    # zeros up to the end of the last block, or less where the last rows are in no window
+    # The zeros reach to the end of the last block. Their number is negative, so that rows are cut
+    # off, where the last rows lie in no window.
     after = [
         (n - 1 + blocks) * stride - side - padding
         for n, side in zip(count, images.shape[1:3], strict=True)
@@ -137,14 +160,18 @@ def strided_convolution(images: Array, kernel: Array, stride: int, padding: int)
 
 
 class Dense(nnx.Module):
-    """Caffe's InnerProduct; ``kernel`` (features_in, features_out).
+    """Caffe's InnerProduct. Its ``kernel`` is (features_in, features_out).
 
-    Images are flattened as H x W x C, Caffe's as C x H x W: the converter permutes rows and
-    columns, for which the layer keeps the shapes.
+    Images are flattened here as H x W x C, but in Caffe as C x H x W. The converter therefore
+    permutes rows and columns, and the layer keeps the shapes for it.
 
     Args:
-        input_shape, output_shape: (C, H, W) of what is flattened before the layer, and of what its
-            output is the flat form of; None where there is no image.
+        features_in, features_out: lengths of the input and of the output.
+        input_shape: (C, H, W) of the image that is flattened before the layer, or ``None`` if there
+            is none.
+        output_shape: (C, H, W) of the image that the output becomes, or ``None`` if it becomes
+            none.
+        rngs: source of the initial weights.
     """
 
     def __init__(
@@ -165,15 +192,16 @@ class Dense(nnx.Module):
 
 
 def _he(rngs: nnx.Rngs, shape: tuple[int, ...]) -> Array:
-    """He-initialised: standard deviation sqrt(2 / fan_in)."""
+    """Draw weights with He's initialisation: their standard deviation is sqrt(2 / fan_in)."""
     return jax.random.normal(rngs.params(), shape) * float((2 / np.prod(shape[:-1])) ** 0.5)
 
 
 @jax.custom_jvp
 def _maximum(first: Array, second: Array) -> Array:
-    """jnp.maximum, but the first has the gradient where both are equal.
+    """Return ``jnp.maximum``, but give ``first`` the whole gradient where both are equal.
 
-    To share it out between them, as JAX does, takes divisions: most of the time of a pooling layer.
+    JAX's own rule shares the gradient between equal inputs. That takes divisions, which would cost
+    most of the time of a pooling layer.
     """
     return jnp.maximum(first, second)
 
@@ -187,11 +215,23 @@ def _maximum_jvp(
 
 
 def max_pool(images: Array, size: int, stride: int, padding: int = 0) -> Array:
-    """Caffe's max pooling: the output's side is rounded up, windows may hang over the edge.
+    """Apply Caffe's max pooling, which rounds the output's side up.
 
-    side = ceil((H + 2 p - k) / s) + 1, one less if the last window would begin beyond H + p.
-    Rows first, then columns, each as the maximum of shifted pictures: XLA's own pooling is ten
-    times slower backward on a CPU. Where places of a window are equal, one has all of the gradient.
+    The last windows may hang over the edge. The side is ceil((H + 2 p - k) / s) + 1, and it is
+    smaller by 1 if the last window would begin beyond H + p.
+
+    The maximum is taken first over rows and then over columns, each time of shifted pictures,
+    because XLA's own pooling is ten times slower in the backward pass on a CPU. If several pixels
+    of a window are equal, a single one of them gets the whole gradient.
+
+    Args:
+        images: (n, H, W, c).
+        size: side k of a window.
+        stride: s, pixels from one window to the next.
+        padding: p, rows or columns on each side that no maximum counts.
+
+    Returns:
+        (n, side of the rows, side of the columns, c).
     """
     for axis in (1, 2):
         before, after = _margin(images.shape[axis], size, stride, padding)
@@ -207,7 +247,7 @@ def max_pool(images: Array, size: int, stride: int, padding: int = 0) -> Array:
 
 
 def _margin(side: int, size: int, stride: int, padding: int) -> tuple[int, int]:
-    """Padding before and after, which gives Caffe's number of windows."""
+    """Return the padding before and after that gives Caffe's number of windows."""
     count = -(-(side + 2 * padding - size) // stride) + 1
     if padding and (count - 1) * stride >= side + padding:
         count -= 1
@@ -217,11 +257,16 @@ def _margin(side: int, size: int, stride: int, padding: int) -> tuple[int, int]:
 def local_response_norm(
     images: Array, size: int = 5, alpha: float = 1e-4, beta: float = 0.75
 ) -> Array:
-    """x / (1 + (alpha / n) sum x^2)^beta, the sum over n = ``size`` neighbouring channels.
+    """Return x / (1 + (alpha / n) sum x^2)^beta, with the sum over n neighbouring channels.
 
-    Krizhevsky et al. 2012 with Caffe's convention: alpha is divided by n.
+    This is Krizhevsky et al. 2012 with Caffe's convention, in which alpha is divided by n.
+
+    Args:
+        images: x, (n, H, W, c).
+        size: n, the number of channels in a sum.
+        alpha, beta: the constants of the formula.
     """
-    # The sums as a product with a band of ones, which is several times faster than a window.
+    # A product with a band matrix of ones gives the sums several times faster than a window does.
     place = np.arange(images.shape[-1])
     band = (np.abs(place[:, None] - place) <= size // 2).astype(np.float32)
     sums = jnp.matmul(images**2, band.astype(images.dtype), precision=lax.Precision.HIGHEST)

@@ -1,6 +1,7 @@
 """AlexNet, CaffeNet and Places205-CNN (Krizhevsky et al. 2012 as Caffe has it; Zhou et al. 2014).
 
-One plan in two forms: CaffeNet and Places205-CNN pool before they normalise, AlexNet after.
+They are one network in two forms: CaffeNet and Places205-CNN pool before they normalise, and
+AlexNet pools after it.
 """
 
 from __future__ import annotations
@@ -15,16 +16,17 @@ INPUT_SIZE = 227
 
 
 class CaffeNet(nnx.Module):
-    """Images (n, 227, 227, 3), BGR with the mean subtracted, about -120…120, to class logits.
+    """Classifies images (n, 227, 227, 3), BGR with the mean subtracted, about -120…120.
 
-    Calling it returns Caffe's blobs by name, in the order of the layers; where Caffe rectifies in
-    place (conv1 … fc7), the value is the rectified one. ``fc8`` (n, num_classes) are the logits,
-    ``prob`` their softmax.
+    A call returns Caffe's blobs by name, in the order of the layers. Where Caffe rectifies in place
+    (conv1 … fc7), the value is rectified. ``fc8`` (n, num_classes) holds the logits, and ``prob``
+    their softmax.
 
     Args:
         num_classes: 1000 for ImageNet, 205 for Places.
         pool_first: whether blocks 1 and 2 pool before they normalise (CaffeNet, Places205-CNN) or
             after (AlexNet).
+        rngs: source of the initial weights.
     """
 
     def __init__(self, num_classes: int = 1000, *, pool_first: bool = True, rngs: nnx.Rngs):

@@ -1,8 +1,9 @@
 """DCGAN's ImageNet discriminator (Radford et al. 2015), with fixed normalisation statistics.
 
 The original normalises with the mean and the variance of the batch that it is given, so that its
-verdict on a picture depends on the pictures beside it. Here the statistics are arguments: those of
-a reference set of photographs (:func:`reference_statistics`), or, to compare, of the batch itself.
+verdict on a picture depends on the pictures beside it. Here the statistics are arguments. They come
+from a reference set of photographs (:func:`reference_statistics`) or, for comparison, from the
+batch itself.
 """
 
 from __future__ import annotations
@@ -18,16 +19,19 @@ from jax import Array, lax
 from gradgen.models.layers import LAYOUT, leaky_relu
 
 IMAGE_SIZE = 32
-EPSILON = 1e-8  # of the original's batch normalisation
-SLOPE = 0.2
-# channels out, stride of conv1 … conv6
+EPSILON = 1e-8  # as in the original's batch normalisation
+SLOPE = 0.2  # of the leaky rectifier
+# (output channels, stride) of conv1 … conv6
 PLAN = ((128, 1), (128, 2), (256, 1), (256, 2), (512, 1), (512, 2))
 
 Statistics = Mapping[str, tuple[Array | np.ndarray, Array | np.ndarray]]
 
 
 class Layer(nnx.Module):
-    """k3 p1 convolution without a bias; ``scale`` and ``shift`` of the normalisation after it."""
+    """A 3 x 3 convolution with padding 1 and no bias, and the normalisation after it.
+
+    ``scale`` and ``shift`` (features,) belong to the normalisation.
+    """
 
     def __init__(self, channels: int, features: int, stride: int, norm: bool, rngs: nnx.Rngs):
         kernel = 0.02 * jax.random.normal(rngs.params(), (3, 3, channels, features))
@@ -38,6 +42,7 @@ class Layer(nnx.Module):
         self.stride, self.norm = stride, norm
 
     def convolve(self, images: Array) -> Array:
+        """Apply the convolution: (n, H, W, channels) -> (n, H/stride, W/stride, features)."""
         return lax.conv_general_dilated(
             images,
             self.kernel[...],
@@ -49,7 +54,12 @@ class Layer(nnx.Module):
     def finish(
         self, hidden: Array, statistics: tuple[Array | np.ndarray, Array | np.ndarray] | None
     ) -> Array:
-        """Normalise (where the layer does) and rectify."""
+        """Normalise, if the layer does so, and rectify.
+
+        Args:
+            hidden: (n, H, W, features), the result of :meth:`convolve`.
+            statistics: mean and variance (features,), or ``None`` for those of ``hidden``.
+        """
         if self.norm:
             mean, variance = moments(hidden) if statistics is None else statistics
             factor = self.scale[...] * lax.rsqrt(variance + EPSILON)
@@ -58,22 +68,27 @@ class Layer(nnx.Module):
 
 
 class Discriminator(nnx.Module):
-    """Images (n, 32, 32, 3), RGB in [-1, 1], to logits (n,), positive for real.
+    """Judges images (n, 32, 32, 3), RGB in [-1, 1]. A positive logit means "real".
 
-    Calling it returns ``conv1`` … ``conv6``, rectified, and ``logit``.
+    A call returns the rectified activations ``conv1`` … ``conv6`` and the ``logit`` (n,).
     """
 
     def __init__(self, *, rngs: nnx.Rngs):
-        layers: dict[str, nnx.Module] = {}
+        layers: dict[str, Layer] = {}
         channels = 3
         for number, (features, stride) in enumerate(PLAN, 1):
             layers[f"conv{number}"] = Layer(channels, features, stride, number > 1, rngs)
             channels = features
-        self.layers = nnx.Dict(layers)
+        self.layers: nnx.Dict[Layer] = nnx.Dict(layers)
         self.output = nnx.Param(0.02 * jax.random.normal(rngs.params(), (4 * 4 * channels,)))
 
     def __call__(self, images: Array, statistics: Statistics | None = None) -> dict[str, Array]:
-        """statistics: {"conv2": (mean, variance), …}; None: those of this very batch."""
+        """Compute all activations.
+
+        Args:
+            images: (n, 32, 32, 3).
+            statistics: {"conv2": (mean, variance), …}, or ``None`` for those of this batch.
+        """
         acts: dict[str, Array] = {}
         hidden = images
         for name in layer_names():
@@ -85,12 +100,12 @@ class Discriminator(nnx.Module):
 
 
 def layer_names() -> list[str]:
-    """conv1 … conv6."""
+    """Return "conv1" … "conv6"."""
     return [f"conv{number}" for number in range(1, len(PLAN) + 1)]
 
 
 def moments(hidden: Array) -> tuple[Array, Array]:
-    """Mean and variance of each channel, over pictures and places."""
+    """Return mean and variance (c,) of each channel, over the pictures and their pixels."""
     mean = hidden.mean((0, 1, 2))
     return mean, ((hidden - mean) ** 2).mean((0, 1, 2))
 
@@ -100,10 +115,19 @@ def reference_statistics(
     images: np.ndarray,
     batch_size: int = 64,
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """What the original would normalise with, were all these pictures one batch.
+    """Compute the statistics with which the original would normalise these pictures as one batch.
 
-    images: (n, 32, 32, 3) in [-1, 1]. Goes layer by layer, in batches whose moments are merged in
-    double precision; holds one layer's activations of all pictures (at most 0.5 MB a picture).
+    The function goes through the network layer by layer, in batches whose moments are merged in
+    double precision. It holds the activations of one layer for all pictures, which is at most
+    0.5 MB for each picture.
+
+    Args:
+        network: the discriminator.
+        images: (n, 32, 32, 3) in [-1, 1].
+        batch_size: pictures that are computed at a time.
+
+    Returns:
+        {"conv2": (mean, variance), …}, each (features,).
     """
     found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     hidden = np.asarray(images, np.float32)

@@ -1,4 +1,4 @@
-"""DeepSim generators: from a layer of CaffeNet back to the image (Dosovitskiy & Brox 2016)."""
+"""DeepSim generators, which invert a layer of CaffeNet to an image (Dosovitskiy & Brox 2016)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gradgen.models.layers import leaky_relu
 
 SLOPE = 0.3  # of the leaky rectifier after every layer but the last
 IMAGE_SIZE = 256
-# name, channels, kernel, stride of the transposed convolutions; padding 1 throughout
+# (name, channels, kernel size, stride) of the transposed convolutions, which all have padding 1
 UPSAMPLING = (
     ("deconv5", 256, 4, 2),
     ("conv5_1", 512, 3, 1),
@@ -23,20 +23,22 @@ UPSAMPLING = (
     ("deconv0", 3, 4, 2),
 )
 DENSE = ("defc7", "defc6", "defc5")
-# name, channels, padding of the convolutions in front of the pool5 generator: 6 x 6 to 4 x 4
+# (name, channels, padding) of the convolutions that bring the 6 x 6 codes of pool5 to 4 x 4
 FROM_POOL5 = (("Rconv6", 512, 1), ("Rconv7", 512, 1), ("Rconv8", 512, 0))
 
 
 class DeepSim(nnx.Module):
-    """Codes to images (n, 256, 256, 3), BGR with the mean subtracted, about -120…120.
+    """Makes images (n, 256, 256, 3) from codes, BGR with the mean subtracted, about -120…120.
 
-    Codes are those of CaffeNet's fc6 or fc7, (n, 4096), or of its pool5, (n, 6, 6, 256). A
-    classifier sees the centre of the image. Calling it returns the blobs by name, rectified where
-    Caffe rectifies in place and ``defc5`` (n, 4, 4, 256) as the image that it becomes; ``deconv0``
-    is the picture.
+    The codes are those of CaffeNet's fc6 or fc7, (n, 4096), or of its pool5, (n, 6, 6, 256). A
+    classifier sees the centre of the image.
+
+    A call returns the blobs by name. They are rectified where Caffe rectifies in place, and
+    ``defc5`` has the shape (n, 4, 4, 256) of the image that it becomes. ``deconv0`` is the picture.
 
     Args:
         code: "fc6", "fc7" (the same network) or "pool5".
+        rngs: source of the initial weights.
     """
 
     def __init__(self, code: str = "fc6", *, rngs: nnx.Rngs):

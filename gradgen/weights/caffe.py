@@ -1,8 +1,8 @@
-"""Reading Caffe's files, and turning their blobs into the parameters of our modules.
+"""Reads Caffe's files, and turns their blobs into the parameters of our modules.
 
-A caffemodel is a protobuf message NetParameter, in one of three generations: V2 (``layer``), V1
-(``layers``) and V0 (``layers`` that hold a ``layer``). The schema below has the fields that weights
-need and no others; protobuf skips the rest (diffs, solver settings, training data).
+A caffemodel is a protobuf message ``NetParameter``, in one of three generations: V2 (``layer``), V1
+(``layers``) and V0 (``layers`` that hold a ``layer``). The schema below has only the fields that
+weights need. Protobuf skips the others (diffs, solver settings, training data).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gradgen.errors import GradgenError
-from gradgen.weights.store import misfit
+from gradgen.weights.store import check_finite, misfit
 
 if TYPE_CHECKING:
     from flax import nnx
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class CaffeLayer:
-    """A layer with weights: its name and its blobs in the file's shapes (float32)."""
+    """A layer with weights: its name and its float32 blobs in the shapes of the file."""
 
     name: str
     blobs: tuple[np.ndarray, ...]
 
 
 def read_caffemodel(path: Path) -> list[CaffeLayer]:
-    """The layers of a caffemodel that hold blobs, in the file's order.
+    """Read the layers of a caffemodel that hold blobs, in the file's order.
 
     Raises:
-        GradgenError: the file is missing, truncated or no caffemodel.
+        GradgenError: the file is missing, truncated or not a caffemodel.
     """
     layers = list(_layers(path, _parse(path)))
     if not layers:
@@ -44,7 +44,7 @@ def read_caffemodel(path: Path) -> list[CaffeLayer]:
 
 
 def _parse(path: Path) -> Any:
-    """The file as a NetParameter."""
+    """Read the file as a ``NetParameter``."""
     from google.protobuf.message import DecodeError
 
     try:
@@ -68,22 +68,24 @@ def _layers(path: Path, net: Any) -> Iterator[CaffeLayer]:
         found.append((inner.name, inner.blobs))
     for raw_name, blobs in found:
         name = raw_name.decode("utf-8", "backslashreplace")
+        if not name.isprintable():  # messages of one line name it
+            name = name.encode("unicode_escape").decode()
         if blobs:
             yield CaffeLayer(name, tuple(_array(path, name, blob) for blob in blobs))
 
 
 def _array(path: Path, layer: str, blob: Any) -> np.ndarray:
-    """A blob's numbers in its shape; legacy blobs have four dimensions, always."""
+    """Return a blob's numbers in its shape. Legacy blobs always have four dimensions."""
     shape = tuple(blob.shape.dim) if blob.HasField("shape") else None
     if shape is None:
         shape = (blob.num, blob.channels, blob.height, blob.width)
     broken = f"{path}: layer {layer} has a blob of shape {shape} with"
-    if blob.data:  # packed, perhaps in pieces
+    if blob.data:  # the numbers are packed, perhaps in several pieces
         packed = b"".join(blob.data)
         if len(packed) % 4:
             raise GradgenError(f"{broken} {len(packed)} bytes; the file is broken, fetch it again")
         values = np.frombuffer(packed, "<f4")
-    else:  # one tag for each number; seldom, and slower
+    else:  # each number has a tag of its own, which is rare and slower
         whole = _messages(packed=False)["BlobProto"]()
         whole.ParseFromString(blob.SerializeToString())
         values = np.array(whole.data or whole.double_data, np.float32)
@@ -94,37 +96,39 @@ def _array(path: Path, layer: str, blob: Any) -> np.ndarray:
 
 @cache
 def _messages(packed: bool = True) -> dict[str, Any]:
-    """Message classes by name.
+    """Make the message classes of the schema, by name.
 
-    With ``packed`` a blob's data is declared as bytes: on the wire a packed list of floats is just
-    that, and 60 million Python floats need never exist. Data that is not packed then lands among
-    the unknown fields, where the other form of the schema finds it.
+    Args:
+        packed: whether a blob's data is declared as bytes. A packed list of floats has the same
+            form in the file as bytes, so that no Python object is made for each of 60 million
+            floats. Data that is not packed then comes to the unknown fields, where the other form
+            of the schema finds it.
     """
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
     field = descriptor_pb2.FieldDescriptorProto
     data = field.TYPE_BYTES if packed else field.TYPE_FLOAT
-    one, many = field.LABEL_OPTIONAL, field.LABEL_REPEATED
-    # names as bytes: those of a broken file need not be UTF-8
+    optional, many = field.LABEL_OPTIONAL, field.LABEL_REPEATED
+    # Names are declared as bytes, because in a broken file they may not be UTF-8.
     text, whole, wide = field.TYPE_BYTES, field.TYPE_INT32, field.TYPE_INT64
     schema: dict[str, list[tuple[str, int, Any, int]]] = {
         "BlobShape": [("dim", 1, wide, many)],
         "BlobProto": [
-            ("num", 1, whole, one),
-            ("channels", 2, whole, one),
-            ("height", 3, whole, one),
-            ("width", 4, whole, one),
+            ("num", 1, whole, optional),
+            ("channels", 2, whole, optional),
+            ("height", 3, whole, optional),
+            ("width", 4, whole, optional),
             ("data", 5, data, many),
-            ("shape", 7, "BlobShape", one),
+            ("shape", 7, "BlobShape", optional),
             ("double_data", 8, field.TYPE_DOUBLE, many),
         ],
-        "V0LayerParameter": [("name", 1, text, one), ("blobs", 50, "BlobProto", many)],
+        "V0LayerParameter": [("name", 1, text, optional), ("blobs", 50, "BlobProto", many)],
         "V1LayerParameter": [
-            ("layer", 1, "V0LayerParameter", one),
-            ("name", 4, text, one),
+            ("layer", 1, "V0LayerParameter", optional),
+            ("name", 4, text, optional),
             ("blobs", 6, "BlobProto", many),
         ],
-        "LayerParameter": [("name", 1, text, one), ("blobs", 7, "BlobProto", many)],
+        "LayerParameter": [("name", 1, text, optional), ("blobs", 7, "BlobProto", many)],
         "NetParameter": [
             ("layers", 2, "V1LayerParameter", many),
             ("layer", 100, "LayerParameter", many),
@@ -156,18 +160,20 @@ def _messages(packed: bool = True) -> dict[str, Any]:
 def caffe_parameters(
     module: nnx.Module, layers: list[CaffeLayer], source: str, ignored: tuple[str, ...] = ()
 ) -> dict[str, np.ndarray]:
-    """A caffemodel's blobs as the parameters of a module of :mod:`gradgen.models`.
+    """Turn a caffemodel's blobs into the parameters of a module of :mod:`gradgen.models`.
 
     Args:
         module: real or abstract (``nnx.eval_shape``).
-        layers: of :func:`read_caffemodel`.
+        layers: result of :func:`read_caffemodel`.
         source: what messages call the file.
         ignored: beginnings of the names of layers that the module leaves out on purpose.
 
-    Returns the arrays under their dotted paths: views of the blobs, or permuted copies.
+    Returns:
+        The arrays under their dotted paths: views of the blobs, or permuted copies.
 
     Raises:
-        GradgenError: layers that are missing, superfluous or of another shape; each is named.
+        GradgenError: layers are missing, superfluous or of another shape, each of which the message
+            names, or a number is not finite.
     """
     wanted = caffe_layers(module)
     given = {layer.name: layer for layer in layers if not layer.name.startswith(ignored or ("\0",))}
@@ -191,11 +197,12 @@ def caffe_parameters(
         found |= {f"{path}.kernel": kernel, f"{path}.bias": bias}
     if faults:
         raise misfit(source, faults)
+    check_finite(found, source)
     return found
 
 
 def caffe_layers(module: nnx.Module) -> dict[str, tuple[str, Any]]:
-    """{Caffe's name: (dotted path, layer)} of a module's layers that hold weights."""
+    """List a module's layers that hold weights: {Caffe's name: (dotted path, layer)}."""
     from flax import nnx
 
     from gradgen.models.caffe_layers import Conv, Deconv, Dense
@@ -208,8 +215,11 @@ def caffe_layers(module: nnx.Module) -> dict[str, tuple[str, Any]]:
 
 
 def blob_shapes(layer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Caffe's shapes of a layer's two blobs: (out, in / groups, k, k), for a Deconvolution
-    (in, out, k, k), for an InnerProduct (out, in); and (out,)."""
+    """Return the shapes that Caffe gives to a layer's two blobs.
+
+    The weights are (out, in / groups, k, k), for a Deconvolution (in, out, k, k), and for an
+    InnerProduct (out, in). The bias is (out,).
+    """
     from gradgen.models.caffe_layers import Deconv, Dense
 
     shape = tuple(layer.kernel.shape)
@@ -222,7 +232,7 @@ def blob_shapes(layer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def _fitted(blob: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
-    """The blob in this shape, if it differs by leading dimensions of 1 only."""
+    """Bring a blob to a shape, or return ``None``. Only leading dimensions of 1 may differ."""
     found = blob.shape
     while len(found) > len(shape) and found[0] == 1:
         found = found[1:]
@@ -232,14 +242,14 @@ def _fitted(blob: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
 def to_parameters(
     layer: Any, weights: np.ndarray, bias: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Kernel and bias in our layout, from blobs in Caffe's shapes."""
+    """Make kernel and bias in our layout from blobs in Caffe's shapes (:func:`blob_shapes`)."""
     from gradgen.models.caffe_layers import Deconv, Dense
 
     if isinstance(layer, Dense):
-        if layer.input_shape is not None:  # columns from C x H x W to H x W x C
+        if layer.input_shape is not None:  # columns change from C x H x W to H x W x C
             weights = weights.reshape(-1, *layer.input_shape).transpose(0, 2, 3, 1)
             weights = weights.reshape(len(bias), -1)
-        if layer.output_shape is not None:  # rows likewise
+        if layer.output_shape is not None:  # rows change likewise
             order = np.arange(len(bias)).reshape(layer.output_shape).transpose(1, 2, 0).ravel()
             weights, bias = weights[order], bias[order]
         return weights.T, bias
@@ -249,5 +259,5 @@ def to_parameters(
 
 
 def deconvolution_kernel(weights: np.ndarray) -> np.ndarray:
-    """(in, out, k, k) -> (k, k, in, out), flipped: what a plain convolution takes."""
+    """Flip a kernel for a plain convolution: (in, out, k, k) -> (k, k, in, out)."""
     return weights[:, :, ::-1, ::-1].transpose(2, 3, 0, 1)

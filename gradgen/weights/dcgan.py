@@ -12,16 +12,16 @@ import numpy as np
 from flax import nnx
 
 from gradgen.errors import GradgenError, UsageError
+from gradgen.files import file_sha256, load_npy
 from gradgen.models import dcgan
+from gradgen.weights.cards import read_card, write_card
 from gradgen.weights.registry import REFERENCE_FILE, WEIGHTS_FILE
 from gradgen.weights.store import (
-    file_sha256,
+    check_finite,
     fill_module,
     load_arrays,
     misfit,
-    read_card,
     save_arrays,
-    write_card,
 )
 
 NPY_HEADER = 4096  # bytes that the head of an .npy file may take
@@ -59,6 +59,7 @@ def dcgan_parameters(module: dcgan.Discriminator, files: Sequence[Path]) -> dict
         found["output"] = array.reshape(-1, 4, 4).transpose(1, 2, 0).ravel()
     if faults:
         raise misfit("DCGAN's discriminator", faults)
+    check_finite(found, f"DCGAN's discriminator in {files[0].parent}")
     return found
 
 
@@ -68,9 +69,8 @@ def _read_npy(path: Path, shape: tuple[int, ...], faults: list[str]) -> np.ndarr
         if path.stat().st_size > 8 * int(np.prod(shape)) + NPY_HEADER:
             faults.append(f"{path.name} is larger than an array {shape}")
             return None
-        with path.open("rb") as file:
-            array = np.lib.format.read_array(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError, SyntaxError, MemoryError, OverflowError) as error:
+        array = load_npy(path)
+    except (OSError, GradgenError) as error:
         faults.append(f"{path.name} is no array ({error})")
         return None
     if array.dtype.kind != "f" or array.shape != shape:
@@ -166,9 +166,8 @@ def make_reference(folder: Path, images: np.ndarray) -> dict[str, Any]:
         },
     }
     card = read_card(folder)
-    card["reference"] = reference
-    card["files"][REFERENCE_FILE] = file_sha256(folder / REFERENCE_FILE)
-    write_card(folder, card)
+    files = {**card.files, REFERENCE_FILE: file_sha256(folder / REFERENCE_FILE)}
+    write_card(folder, {**card.content, "reference": reference, "files": files})
     return reference
 
 
@@ -178,8 +177,10 @@ def _mean_log_probability(
     graph, params = nnx.split(network)
 
     @jax.jit
-    def run(params: Any, images: np.ndarray) -> jax.Array:
+    def run(params: Any, images: jax.Array) -> jax.Array:
         return jax.nn.log_sigmoid(nnx.merge(graph, params)(images, statistics)["logit"])
 
-    parts = [run(params, images[start : start + 64]) for start in range(0, len(images), 64)]
+    parts = [
+        run(params, jnp.asarray(images[start : start + 64])) for start in range(0, len(images), 64)
+    ]
     return float(np.concatenate([np.asarray(part) for part in parts]).mean())

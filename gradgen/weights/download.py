@@ -2,12 +2,15 @@
 
 A download is written to ``<name>.part``, goes on where it stopped, is compared with its checksum
 and only then gets its name. A lock lets several processes ask for the same file at once.
+
+A file without a published checksum is compared with the one that was used before, if any was. Its
+SHA-256 is remembered once it has proved itself (:func:`remember`, after its conversion), so that
+an error page that a server sends in its place is never taken for the file.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -19,7 +22,15 @@ from pathlib import Path
 from typing import Any
 
 from gradgen.errors import GradgenError, UsageError
-from gradgen.weights.store import write_atomically
+from gradgen.files import (
+    bytes_sha256,
+    json_text,
+    locked,
+    move_into_place,
+    read_json,
+    remove_file,
+    write_atomically,
+)
 
 ATTEMPTS = 5  # failures in a row without a byte gained
 BACKOFF = 1.0  # seconds before the second attempt, doubled before each further one
@@ -28,6 +39,8 @@ LARGEST = 4 * 10**9  # bytes; nothing that we fetch comes near
 CHUNK = 1 << 20
 RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})  # "later, perhaps", says HTTP
 SEEN_FILE = "checksums.json"
+MAX_NOTE_BYTES = 2**20  # of what is kept beside downloads: checksums, where a part comes from
+WEB_PAGE = (b"<!doctype html", b"<html", b"<?xml")  # how an error page begins, whatever its type
 OFFLINE_VARIABLE, MIRROR_VARIABLE = "GRADGEN_OFFLINE", "GRADGEN_MIRROR"
 
 OnProgress = Callable[[int, int | None], None]
@@ -49,7 +62,7 @@ class Source:
     def file_name(self) -> str:
         """The last part of the URL; a digest of the URL before it keeps equal names apart."""
         name = re.sub(r"[^\w.-]", "_", self.url.partition("?")[0].rstrip("/").rpartition("/")[2])
-        return f"{hashlib.sha256(self.url.encode()).hexdigest()[:8]}-{name}"
+        return f"{bytes_sha256(self.url.encode())[:8]}-{name}"
 
 
 class _Again(Exception):
@@ -83,11 +96,9 @@ def download(
     Raises:
         GradgenError: it cannot be had, or is not what it should be; one line says why.
     """
-    from filelock import FileLock
-
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / source.file_name
-    with FileLock(f"{target}.lock"):
+    with locked(folder / f"{target.name}.lock", str(target), wait=True):
         if target.is_file():
             check(target, source, folder)
             return target
@@ -107,8 +118,8 @@ def download(
                 _discard(part)
                 if not (again and resumed):  # pieces of two versions: once more from the start
                     raise
-        _meta_of(part).unlink(missing_ok=True)
-        os.replace(part, target)
+        remove_file(_meta_of(part))
+        move_into_place(part, target)
     return target
 
 
@@ -143,7 +154,7 @@ def digest(path: Path, kind: str) -> str:
 
 
 def check(path: Path, source: Source, folder: Path) -> None:
-    """Compare a file with its published checksum, or with the one that was seen at first.
+    """Compare a file with its published checksum, or with the one that was used at first.
 
     Raises:
         GradgenError: they differ.
@@ -157,28 +168,43 @@ def check(path: Path, source: Source, folder: Path) -> None:
                 f"{wanted}); it was changed or damaged, and is not used"
             )
         return
-    from filelock import FileLock
+    before = _read_note(folder / SEEN_FILE).get(source.url)
+    if before is not None and before != (found := digest(path, "sha256")):
+        raise GradgenError(
+            f"{source.url}: the file differs from the one used at first (sha256 {found}, then "
+            f"{before}); nothing is published to compare with, so it is not used; if its "
+            f"authors changed it, take its line out of {folder / SEEN_FILE}"
+        )
 
+
+def remember(path: Path, source: Source, folder: Path) -> None:
+    """Keep the SHA-256 of a file that has proved itself, if no checksum of it is published."""
+    if source.checksum is not None:
+        return
     seen_path = folder / SEEN_FILE
-    with FileLock(f"{seen_path}.lock"):
-        seen = _read_json(seen_path)
-        found = digest(path, "sha256")
-        before = seen.setdefault(source.url, found)
-        if before != found:
-            raise GradgenError(
-                f"{source.url}: the file differs from the one seen at first (sha256 {found}, then "
-                f"{before}); nothing is published to compare with, so it is not used; if its "
-                f"authors changed it, take its line out of {seen_path}"
-            )
-        write_atomically(seen_path, json.dumps(seen, indent=1).encode())
+    with locked(folder / f"{SEEN_FILE}.lock", str(seen_path), wait=True):
+        seen = _read_note(seen_path)
+        if source.url not in seen:
+            seen[source.url] = digest(path, "sha256")
+            write_atomically(seen_path, json_text(seen, indent=1).encode())
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def drop_unproven(source: Source, folder: Path) -> bool:
+    """Remove a download that turned out to be of no use, if nothing says that it is the file.
+
+    Returns whether it was removed: the next attempt then downloads it anew.
+    """
+    if source.checksum is not None or source.url in _read_note(folder / SEEN_FILE):
+        return False
+    return remove_file(folder / source.file_name)
+
+
+def _read_note(path: Path) -> dict[str, Any]:
+    """What was noted beside the downloads; nothing where it is missing or broken."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(path, limit=MAX_NOTE_BYTES)
+    except (FileNotFoundError, GradgenError):
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 # --- transfer ---------------------------------------------------------------------------------
@@ -221,8 +247,9 @@ def _request(
     client: Any, url: str, part: Path, source: Source, on_progress: OnProgress | None
 ) -> None:
     """One request, from where ``part`` ends if the server can; raises _Again or GradgenError."""
-    have, meta = _size(part), _read_json(_meta_of(part))
+    have, meta = _size(part), _read_note(_meta_of(part))
     validator = meta.get("validator")
+    validator = validator if isinstance(validator, str) else None
     headers = {}
     # without a validator or a checksum, a changed file would be joined to an old beginning
     if have and meta.get("url") == url and (validator or source.checksum):
@@ -231,8 +258,12 @@ def _request(
             headers["If-Range"] = validator
     with client.stream("GET", url, headers=headers) as response:
         status = response.status_code
-        if status == 416 and have:  # nothing beyond what is here: the checksum will tell
-            return
+        if status == 416 and have:  # nothing beyond what is here, says the server
+            end = re.fullmatch(r"bytes \*/(\d+)", response.headers.get("content-range", ""))
+            if source.checksum or (end and int(end[1]) == have):
+                return
+            _discard(part)
+            raise _Again("the server has no such range, and does not say how long the file is")
         if status in RETRIED:
             raise _Again(f"the server answers {status} {response.reason_phrase}")
         if status not in (200, 206):
@@ -241,22 +272,29 @@ def _request(
                 "--mirror URL; a file that you have: --file FILE"
             )
         if response.headers.get("content-type", "").startswith("text/html"):
-            raise GradgenError(f"{url}: the server sends a web page instead of the file")
+            raise _web_page(url)
+        if response.headers.get("content-encoding", "identity") != "identity":
+            raise GradgenError(f"{url}: the server sends the file packed, which was not asked for")
+        length = response.headers.get("content-length", "")
+        coming = int(length) if re.fullmatch(r"[0-9]{1,15}", length) else None
         if status == 206:
-            first = re.match(r"bytes (\d+)-", response.headers.get("content-range", ""))
-            if first is None or int(first[1]) != have:
+            total = _whole_length(response.headers.get("content-range", ""), have, coming, meta)
+            if total is None:
                 _discard(part)
                 raise _Again("the server sends another range than it was asked for")
         else:
-            have = 0
-        length = response.headers.get("content-length", "")
-        total = have + int(length) if length.isdecimal() else None
+            have, total = 0, coming
+            if coming == 0:
+                raise _Again("the server sends an empty file")
         _check_room(url, part, total, have)
-        kept = {"url": url, "validator": _validator(response.headers)}
+        kept = {"url": url, "validator": _validator(response.headers), "total": total}
         try:
-            write_atomically(_meta_of(part), json.dumps(kept).encode())
+            write_atomically(_meta_of(part), json_text(kept).encode(), durable=False)
             with part.open("ab" if have else "wb") as file:
                 for block in response.iter_raw():
+                    if have == 0 and block[:64].lstrip().lower().startswith(WEB_PAGE):
+                        _discard(part)
+                        raise _web_page(url)
                     have += len(block)
                     if have > LARGEST:
                         raise GradgenError(f"{url}: more than {LARGEST // 10**9} GB; given up")
@@ -267,8 +305,38 @@ def _request(
             raise GradgenError(
                 f"{part}: {error.strerror}; make room and ask again: it goes on from there"
             ) from error
+    if have == 0:
+        _discard(part)
+        raise _Again("the server sends an empty file")
     if total is not None and have != total:
         raise _Again(f"the server broke off after {have} of {total} bytes")
+
+
+def _whole_length(
+    content_range: str, have: int, coming: int | None, meta: dict[str, Any]
+) -> int | None:
+    """The whole file's length by a Content-Range, or ``None`` where it contradicts anything.
+
+    It is held against the range that was asked for (from ``have`` to the end), the length of what
+    is coming, and the whole length that the server told before.
+    """
+    found = re.fullmatch(r"bytes (\d{1,15})-(\d{1,15})/(\d{1,15}|\*)", content_range.strip())
+    if found is None:
+        return None
+    first, last = int(found[1]), int(found[2])
+    total = last + 1 if found[3] == "*" else int(found[3])
+    told = meta.get("total")
+    fits = (
+        first == have
+        and last + 1 == total
+        and coming in (None, last + 1 - first)
+        and told in (None, total)
+    )
+    return total if fits else None
+
+
+def _web_page(url: str) -> GradgenError:
+    return GradgenError(f"{url}: the server sends a web page instead of the file")
 
 
 def _validator(headers: Any) -> str | None:
@@ -303,5 +371,5 @@ def _meta_of(part: Path) -> Path:
 
 
 def _discard(part: Path) -> None:
-    part.unlink(missing_ok=True)
-    _meta_of(part).unlink(missing_ok=True)
+    remove_file(part)
+    remove_file(_meta_of(part))

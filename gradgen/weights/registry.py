@@ -12,13 +12,14 @@ from gradgen.errors import GradgenError, UsageError
 from gradgen.runtime import cache_dir
 from gradgen.weights.store import weights_dir
 
-REGISTRY_VARIABLE = "GRADGEN_REGISTRY"  # another list, of one's own server for example
+# This environment variable names another list, for example a list of files on the user's server.
+REGISTRY_VARIABLE = "GRADGEN_REGISTRY"
 WEIGHTS_FILE, REFERENCE_FILE = "weights.safetensors", "reference.safetensors"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A network that can be downloaded; the registry's head says what the fields are."""
+    """A network that can be downloaded. The head of the registry's file explains the fields."""
 
     name: str
     title: str
@@ -34,16 +35,20 @@ class Entry:
 
     @property
     def folder(self) -> Path:
-        """Where its converted weights are, or would be."""
+        """The folder where its converted weights are, or would be."""
         return store_dir() / self.name
 
     @property
     def fetched(self) -> bool:
-        """Whether its converted weights are there."""
+        """Whether its converted weights are in :attr:`folder`."""
         return (self.folder / "card.json").is_file()
 
     def checksum(self, position: int) -> tuple[str, str] | None:
-        """(kind, hexadecimal digits) that is published for the file of ``urls[position]``."""
+        """Return the published checksum of the file at ``urls[position]``.
+
+        Returns:
+            (kind, hexadecimal digits), or ``None`` if no checksum is published.
+        """
         if self.git_blobs:
             return "git blob", self.git_blobs[position]
         if self.sha256:
@@ -52,20 +57,24 @@ class Entry:
 
 
 def store_dir() -> Path:
-    """The folder of converted weights: ``$GRADGEN_HOME/cache/weights`` or in the user's cache."""
+    """Return the folder of converted weights.
+
+    It is ``$GRADGEN_HOME/cache/weights``, or ``weights`` in gradgen's folder of the user's cache.
+    """
     return cache_dir() / "weights"
 
 
 def downloads_dir() -> Path:
-    """The folder of what is being downloaded."""
+    """Return the folder of the files that are being downloaded."""
     return cache_dir() / "downloads"
 
 
 def read_registry(path: Path | None = None) -> dict[str, Entry]:
-    """All entries by name.
+    """Read all entries of the registry, by name.
 
     Args:
-        path: ``None``: what GRADGEN_REGISTRY names, or the list that comes with gradgen.
+        path: file of the registry. ``None`` means the file that ``GRADGEN_REGISTRY`` names, or
+            without that the list that comes with gradgen.
 
     Raises:
         GradgenError: the file is missing or makes no sense.
@@ -97,14 +106,14 @@ def _entry(path: Path, name: str, table: Any) -> Entry:
 
 
 def find_entries(name: str, only: bool = False) -> list[Entry]:
-    """What a name stands for: the networks of a bundle, or a single one.
+    """Find the networks that a name stands for: those of a bundle, or a single network.
 
     Args:
-        name: of a bundle or of a network; some are both, and then the bundle is meant.
-        only: the network of that name is meant.
+        name: name of a bundle or of a network. Some names are both, and then mean the bundle.
+        only: whether the name means only the network of that name.
 
     Raises:
-        UsageError: nothing is called so.
+        UsageError: no bundle and no network has this name.
     """
     registry = read_registry()
     if not only:
@@ -121,10 +130,11 @@ def find_entries(name: str, only: bool = False) -> list[Entry]:
 
 
 def require(name: str) -> Path:
-    """The folder of a network's converted weights.
+    """Return the folder of a network's converted weights.
 
     Raises:
-        GradgenError: they are not there; the message says how to get them, their size and licence.
+        GradgenError: the weights are not there. The message says how to get them, and tells their
+            size and licence.
     """
     folder = store_dir() / name
     if (folder / "card.json").is_file():

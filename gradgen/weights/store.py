@@ -1,4 +1,4 @@
-"""Weights on disk: safetensors in half precision, a JSON card beside them.
+"""Weights on disk: safetensors, embedded ones in half precision.
 
 A network is stored as one ``<name>.safetensors`` whose tensors carry the dotted path of the
 parameter inside the Flax module (``fc6.kernel``, ``blocks.0.conv1.bias``).
@@ -6,20 +6,21 @@ parameter inside the Flax module (``fc6.kernel``, ``blocks.0.conv1.bias``).
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from gradgen.errors import GradgenError
+from gradgen.errors import GradgenError, UsageError
+from gradgen.files import replacing
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from flax import nnx
+
+Module = TypeVar("Module", bound="nnx.Module")
+PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".tar", ".joblib")
 
 
 def weights_dir() -> Path:
@@ -27,12 +28,6 @@ def weights_dir() -> Path:
     package = Path(__file__).resolve().parents[1]
     packaged = package / "_weights"
     return packaged if packaged.is_dir() else package.parent / "weights"
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, as 64 hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def save_arrays(path: Path, arrays: dict[str, np.ndarray], half: bool = True) -> None:
@@ -54,7 +49,8 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
     """Read a safetensors file; half-precision tensors come back as float32.
 
     Raises:
-        GradgenError: the file is missing or not a safetensors file.
+        GradgenError: the file is missing or not a safetensors file, or a number in it is not
+            finite: a single one would make every result NaN, without a word.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
@@ -63,12 +59,53 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
         arrays = load_file(path)
     except FileNotFoundError:
         raise GradgenError(f"{path} is missing; reinstall gradgen or restore the file") from None
-    except (SafetensorError, OSError, ValueError) as error:
+    except (
+        SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError,
+        MemoryError,
+    ) as error:  # fmt: skip  # the last five: types that NumPy lacks, impossible sizes
         raise GradgenError(f"{path} is not a readable safetensors file ({error})") from error
-    return {
+    found = {
         name: array.astype(np.float32) if array.dtype == np.float16 else array
         for name, array in arrays.items()
     }
+    check_finite(found, str(path))
+    return found
+
+
+def check_finite(arrays: Mapping[str, np.ndarray], source: str) -> None:
+    """Refuse weights with a number that is not finite.
+
+    Raises:
+        GradgenError: there is one; the message names the file and the parameter.
+    """
+    for name, array in arrays.items():
+        if array.dtype.kind != "f" or array.size == 0:
+            continue
+        # NaN and infinities all show in the extremes, which cost no memory
+        if not (np.isfinite(array.min()) and np.isfinite(array.max())):
+            count = int(array.size - np.isfinite(array).sum())
+            raise GradgenError(
+                f"{source}: {count} of the {array.size} numbers of {name} are not finite; the file "
+                "is broken, restore it or fetch it again"
+            )
+
+
+def load_weights(path: str | Path) -> dict[str, np.ndarray]:
+    """Read weights of one's own: a safetensors file, {name: array}.
+
+    Raises:
+        UsageError: the file is a pickle by its name, whose reading would run code, or not there.
+        GradgenError: it is not a safetensors file.
+    """
+    path = Path(path)
+    if path.suffix.lower() in PICKLES:
+        raise UsageError(
+            f"{path} is a pickle, whose reading runs whatever code is in it; convert it where you "
+            "trust it: safetensors.torch.save_file(module.state_dict(), 'weights.safetensors')"
+        )
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file")
+    return load_arrays(path)
 
 
 def module_arrays(module: nnx.Module) -> dict[str, np.ndarray]:
@@ -86,7 +123,7 @@ def save_module(path: Path, module: nnx.Module, half: bool = True) -> None:
     save_arrays(path, module_arrays(module), half)
 
 
-def load_module(path: Path, module: nnx.Module) -> nnx.Module:
+def load_module(path: Path, module: Module) -> Module:
     """Fill a module (abstract, from ``nnx.eval_shape``, or real) with a file's parameters.
 
     Raises:
@@ -95,7 +132,7 @@ def load_module(path: Path, module: nnx.Module) -> nnx.Module:
     return fill_module(module, load_arrays(path), str(path))
 
 
-def fill_module(module: nnx.Module, arrays: dict[str, np.ndarray], source: str) -> nnx.Module:
+def fill_module(module: Module, arrays: dict[str, np.ndarray], source: str) -> Module:
     """Fill a module with arrays under their dotted paths; ``source`` is what messages call them.
 
     Raises:
@@ -129,45 +166,3 @@ def misfit(source: str, faults: list[str]) -> GradgenError:
     """The error of weights that do not fit their network; the first eight faults are named."""
     more = f"; and {len(faults) - 8} more" if len(faults) > 8 else ""
     return GradgenError(f"{source} does not fit its network: {'; '.join(faults[:8])}{more}")
-
-
-def read_card(folder: Path) -> dict[str, Any]:
-    """The ``card.json`` of a folder of weights.
-
-    Raises:
-        GradgenError: the card is missing or not JSON.
-    """
-    path = folder / "card.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise GradgenError(
-            f"{folder} holds no card.json, so it is not a folder of weights; "
-            f"embedded ones are in {weights_dir()}"
-        ) from None
-    except json.JSONDecodeError as error:
-        raise GradgenError(f"{path} is not JSON ({error})") from error
-
-
-def write_card(folder: Path, card: dict[str, Any]) -> None:
-    """Write the ``card.json`` of a folder of weights, atomically."""
-    text = json.dumps(card, indent=1, ensure_ascii=False)
-    write_atomically(folder / "card.json", f"{text}\n".encode())
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name and rename it, so that it is whole or absent."""
-    with replacing(path) as temporary:
-        temporary.write_bytes(content)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside ``path``, which takes its place when the block ends well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
