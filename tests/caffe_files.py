@@ -1,6 +1,6 @@
-"""Caffe's files written byte by byte, and its networks described in prototxt: for the oracle.
+"""Writes Caffe's files byte by byte and describes its networks in prototxt, for OpenCV to run.
 
-Nothing of gradgen's reader is used, so that a mistake there cannot be repeated here.
+This module uses nothing of gradgen's reader, so that a mistake there cannot be repeated here.
 """
 
 import struct

@@ -1,12 +1,15 @@
-"""Networks with a known closed form, in place of trained ones."""
+"""Networks in closed form that replace trained networks in tests, and traces of known numbers."""
 
 from types import SimpleNamespace
 
 import jax.numpy as jnp
+import numpy as np
+
+from gradgen.inference.traces import QUANTITIES, Traces
 
 
 def network(apply, params=None, sha256="0" * 64, input_size=8, per_image=True):
-    """What gradgen.networks.Network offers to those who only evaluate it."""
+    """What gradgen.networks.interfaces.Network offers to those who only evaluate it."""
     return SimpleNamespace(
         apply=apply,
         params=params or {},
@@ -37,7 +40,18 @@ def bundle(**parts):
         "name": "fake",
         "code_floor": None,
         "code_size": 3,
+        "code_statistics": None,
+        "photographs": None,
         "discriminator": brightness_discriminator(),
         "encoder": colour_encoder(),
     }
     return SimpleNamespace(**(defaults | parts))
+
+
+def traces(step, **given):
+    """Traces with the quantities that are given, each (chains, points); the others are ones."""
+    shape = next(iter(given.values())).shape[:2]
+    rest = {name: np.ones(shape) for name in QUANTITIES if name not in given}
+    if "projections" in rest:
+        rest["projections"] = np.ones((*shape, 0))
+    return Traces(step=np.asarray(step), **rest, **given)

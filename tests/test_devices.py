@@ -1,4 +1,7 @@
-"""The same bits from one device and from several: forced host devices in processes of their own."""
+"""Tests that one device and several give the same bits.
+
+The devices are forced host devices, in processes of their own.
+"""
 
 import os
 import subprocess
@@ -7,9 +10,10 @@ import sys
 import numpy as np
 import pytest
 
-from gradgen import run, runtime
+from gradgen import runtime
 from gradgen.images import decode
-from gradgen.samples import read_record
+from gradgen.runs import run
+from gradgen.runs.record import read_record
 
 PROGRAM = """
 import sys
@@ -25,7 +29,7 @@ found = gradgen.sample(
 scores = gradgen.score(found.images, batch_size=4)
 np.savez(
     sys.argv[2], codes=found.codes, images=found.images, scores=scores.log_probabilities,
-    **found.traces,
+    **found.traces.to_arrays(),
 )
 """
 
@@ -68,6 +72,7 @@ def many(monkeypatch):
 
 GIVEN = {
     "classes": ("goldfish", "beacon"),
+    "bundle": "tiny64",
     "method": "mala",
     "budget": 20,
     "num_chains": 5,
@@ -81,10 +86,10 @@ def test_a_streamed_run_writes_what_a_small_one_does(many, tmp_path, monkeypatch
     begun = run.begin(GIVEN, out=tmp_path / "run")
     assert begun.streamed
     partial = begun.execute(stop=lambda: next(stops))
-    assert partial.record["status"] == "interrupted"
+    assert partial.record.status == "interrupted"
     samples = run.resume(tmp_path / "run", {}).execute()
     record = read_record(tmp_path / "run")
-    assert record["status"] == samples.record["status"] == "finished"
+    assert record.finished and samples.record.finished
     monkeypatch.setattr(run, "STREAMED", 1000)
     small = run.begin(GIVEN, out=tmp_path / "small").execute()
     paths = sorted((tmp_path / "run" / "pictures").rglob("*.png"))
@@ -94,14 +99,14 @@ def test_a_streamed_run_writes_what_a_small_one_does(many, tmp_path, monkeypatch
         np.testing.assert_array_equal(decode(path), decode(tmp_path / "small" / path.name))
     # what is kept are the first chains of each class; the means are over all
     assert samples.chain.tolist() == [0, 1, 0, 1]
-    assert record["pictures"] == [
+    assert record.pictures == tuple(
         f"pictures/0000/{name}-0{chain}.png" for name in ("goldfish", "beacon") for chain in (0, 1)
-    ]
+    )
     np.testing.assert_array_equal(samples.images, small.images[[0, 1, 5, 6]])
-    for mine, theirs in zip(record["classes"], small.record["classes"], strict=True):
-        assert mine["num_chains"] == theirs["num_chains"] == 5
+    for mine, theirs in zip(record.classes, small.record.classes, strict=True):
+        assert mine.num_chains == theirs.num_chains == 5
         for name in ("log_likelihood", "acceptance", "squared_norm", "step_size"):
-            assert mine[name] == pytest.approx(theirs[name], rel=1e-6)
+            assert getattr(mine, name) == pytest.approx(getattr(theirs, name), rel=1e-6)
     parts = sorted((tmp_path / "run" / "chains").glob("*.npz"))
     codes = np.concatenate([np.load(part)["codes"] for part in parts])
     filled = [0, 1, 2, 3, 4, 6, 7, 8, 9, 10]  # without those that filled a group up

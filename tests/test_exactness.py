@@ -1,7 +1,8 @@
-"""Long chains on the real posterior against exact draws from it.
+"""Tests long chains on the real posterior against exact draws from it.
 
 Rejection sampling is exact: z ~ N(0, I) is kept with probability p(class | g(z)), which is at
-most 1. What it keeps is an independent sample of p(z | class) that shares no code with the kernels.
+most 1. The kept draws are an independent sample of p(z | class) that shares no code with the
+kernels.
 """
 
 import jax
@@ -10,9 +11,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gradgen.bundle import load_bundle
 from gradgen.inference import SamplerSettings, run_chains
-from gradgen.target import make_target
+from gradgen.networks.load import load_bundle
+from gradgen.runs.target import make_target
 
 pytestmark = pytest.mark.slow
 
@@ -78,8 +79,6 @@ def test_chain_ends_are_draws_from_the_exact_posterior(bundle, exact, method):
         method=method,
         budget=240,
         step_size=0.12 if method == "mala" else 0.2,
-        num_integration_steps=8,
-        step_jitter=0.2,
     )
     key = jax.random.fold_in(jax.random.key(7), class_index)
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(NUM_CHAINS))

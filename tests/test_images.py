@@ -1,4 +1,4 @@
-"""Decoding is checked on pictures built by hand, bytes included; never on our own output."""
+"""Tests decoding on pictures that are built by hand, byte by byte, and never on our own output."""
 
 import io
 import json
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from gradgen import images
 from gradgen.errors import GradgenError, UsageError
@@ -329,6 +329,18 @@ def test_links_in_circles_end(tree):
     assert len(images.find_images([tree])) == 4
 
 
+def test_pictures_of_kinds_that_cannot_be_read_are_counted(tree):
+    for name in ("one.HEIC", "b/two.heic", "b/.hidden.heic", "b/c/three.jxl"):
+        (tree / name).touch()
+    unreadable = []
+    assert len(images.find_images([tree, tree / "b"], unreadable)) == 4
+    assert names(unreadable, tree) == ["one.HEIC", "b/two.heic", "b/c/three.jxl"]
+    (tree / "only").mkdir()
+    (tree / "only" / "x.heic").touch()
+    with pytest.raises(UsageError, match="1 of kinds that cannot be read, such as HEIC"):
+        images.find_images([tree / "only"])
+
+
 def test_a_runs_own_plots_are_not_among_its_pictures(tmp_path):
     for name in ["run.json", "grid.png", "trace.png", "chain-00.png"]:
         (tmp_path / name).touch()
@@ -421,3 +433,87 @@ def test_images_need_no_jax():
     code = "import sys, gradgen.images; sys.exit('jax' in sys.modules)"
     root = Path(__file__).parents[1]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
+
+
+MEMORY = """
+import resource, sys
+import numpy as np
+from PIL import Image, PngImagePlugin
+from gradgen import images
+Image.MAX_IMAGE_PIXELS = None
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+made = images.decode(sys.argv[1])
+grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+print(made.size[0] * made.size[1], grown * 1024)
+"""
+
+
+@pytest.mark.parametrize("mode", ["F", "I;16", "RGBA", "P"])
+def test_decoding_takes_no_more_than_nine_bytes_a_pixel(tmp_path, mode):
+    side = 3000
+    values = np.zeros((side, side), np.float32 if mode == "F" else np.uint16)
+    picture = Image.fromarray(values) if mode in ("F", "I;16") else Image.new(mode, (side, side))
+    options = {"transparency": 0} if mode == "P" else {}
+    path = tmp_path / ("large.tif" if mode == "F" else "large.png")
+    picture.save(path, **options)
+    said = subprocess.run(
+        [sys.executable, "-c", MEMORY, str(path)], capture_output=True, text=True, check=True
+    ).stdout
+    pixels, grown = map(int, said.split())
+    assert pixels == side**2
+    assert grown < 9 * pixels + 20e6  # so that MAX_PIXELS stay below a gigabyte
+
+
+def test_files_of_too_many_bytes_are_refused_before_they_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "MAX_FILE_BYTES", 1000)
+    path = tmp_path / "large.png"
+    images.save_png(path, np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8), {})
+    for read in (images.decode, images.read_recipe):
+        with pytest.raises(images.ImageError, match=r"large\.png is too large: .* bytes"):
+            read(path)
+
+
+def test_greedy_formats_have_half_the_pixels(tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "MAX_PIXELS", 100)
+    for suffix, side, fine in (("png", 10, True), ("webp", 10, False), ("webp", 7, True)):
+        path = tmp_path / f"a.{suffix}"
+        Image.new("RGB", (side, side)).save(path)
+        if fine:
+            images.decode(path)
+        else:
+            with pytest.raises(images.ImageError, match="too large"):
+                images.decode(path)
+
+
+@pytest.mark.parametrize("strip", [1, 3, 1000])
+def test_strips_leave_no_seams(monkeypatch, strip):
+    rng = np.random.default_rng(0)
+    rgba = Image.fromarray(rng.integers(0, 256, (10, 7, 4), np.uint8), "RGBA")
+    white = Image.new("RGBA", rgba.size, (255,) * 4)
+    expected = np.asarray(Image.alpha_composite(white, rgba).convert("RGB"))
+    monkeypatch.setattr(images, "STRIP_ROWS", strip)
+    np.testing.assert_array_equal(np.asarray(images.decode(rgba)), expected)
+    deep = Image.fromarray(rng.integers(0, 65536, (10, 7), np.uint16))
+    grey = np.rint(np.asarray(deep) / 257).astype(np.uint8)  # 65535 = 255 * 257
+    np.testing.assert_array_equal(np.asarray(images.decode(deep))[..., 1], grey)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"[1]", "its recipe: the JSON in it is not an object"),
+        (b'{"seed": %s}' % (b"7" * 5000), "a whole number of 5000 digits"),
+        (b"[" * 100_000, "nested too deep"),
+        (rb'{"class": "\ud800"}', "lone surrogate"),
+        (b'{"budget": NaN}', "NaN is no number of JSON"),
+        (b'{"a": "' + b"x" * 2**20 + b'"}', "longer than|too large"),
+    ],
+)
+def test_hostile_recipes_are_one_clear_error(tmp_path, text, message):
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add(b"iTXt", b"gradgen\0\0\0\0\0" + text)
+    path = tmp_path / "a.png"
+    Image.new("RGB", (4, 4)).save(path, pnginfo=chunks)
+    with pytest.raises(GradgenError, match=message) as caught:
+        images.read_recipe(path)
+    assert "\n" not in str(caught.value)

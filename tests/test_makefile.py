@@ -1,4 +1,4 @@
-"""The Makefile finds a Python that is new enough, or says what is missing."""
+"""Tests that the Makefile finds a Python that is new enough, or says what is missing."""
 
 import os
 import shutil

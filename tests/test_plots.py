@@ -1,22 +1,22 @@
-"""The trace figure shows what it is given."""
+"""Tests that the trace figure shows what it is given."""
 
 import io
 
 import numpy as np
 from PIL import Image
 
-from gradgen.plots import png_bytes, running_mean, trace_figure
+from gradgen.plots import png_bytes, trace_figure
+from tests.fakes import traces
 
 
 def trace(chains, points, **overrides):
     rng = np.random.default_rng(0)
-    arrays = {
-        "step": np.arange(1, points + 1) * 10,
+    quantities = {
         "log_likelihood": rng.normal(-3, 1, (chains, points)),
         "acceptance": rng.uniform(0, 1, (chains, points)),
         "step_size": np.full((chains, points), 0.1),
     }
-    return {**arrays, **overrides}
+    return traces(np.arange(1, points + 1) * 10, **{**quantities, **overrides})
 
 
 def test_every_chain_is_a_line_and_the_mean_is_over_many_chains():
@@ -29,8 +29,8 @@ def test_every_chain_is_a_line_and_the_mean_is_over_many_chains():
     ]
     lines = axes[0].get_lines()
     for chain in range(6):
-        np.testing.assert_array_equal(lines[chain].get_ydata(), data["log_likelihood"][chain])
-    np.testing.assert_allclose(lines[6].get_ydata(), data["log_likelihood"].mean(0))
+        np.testing.assert_array_equal(lines[chain].get_ydata(), data.log_likelihood[chain])
+    np.testing.assert_allclose(lines[6].get_ydata(), data.log_likelihood.mean(0))
     assert lines[7].get_xdata()[0] == 50  # the end of the warm-up
 
 
@@ -57,16 +57,3 @@ def test_the_figure_is_a_png_even_for_a_single_point():
     picture = Image.open(io.BytesIO(png_bytes(trace_figure({"beacon": trace(16, 1)}))))
     assert picture.format == "PNG"
     assert picture.width == 880
-
-
-def test_running_means_are_those_of_a_convolution_and_skip_gaps():
-    rng = np.random.default_rng(2)
-    values = rng.uniform(size=(3, 30))
-    for width in (1, 4, 7):
-        means = running_mean(values, width)
-        for row, mean in zip(values, means, strict=True):
-            expected = np.convolve(row, np.full(width, 1 / width))[width - 1 : 30]
-            np.testing.assert_allclose(mean[width - 1 :], expected, rtol=1e-9)
-            assert np.isclose(mean[0], row[0])
-    gap = running_mean(np.array([[1.0, 3.0, np.nan, 5.0]]), 3)
-    np.testing.assert_allclose(gap, [[1.0, 2.0, np.nan, 4.0]])

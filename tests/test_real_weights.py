@@ -1,7 +1,7 @@
-"""With the published weights: do the networks see what their authors say they see?
+"""Tests that networks with the published weights see what their authors say they see.
 
-Needs `gradgen weights fetch caffenet alexnet googlenet`, and photographs that are not part of the
-project. Skipped, with the reason, without them.
+The tests need ``gradgen weights fetch caffenet alexnet googlenet`` and photographs that are not
+part of the project. Without them the tests are skipped, and the reason is given.
 """
 
 from pathlib import Path
@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gradgen.bundle import load_classifier
 from gradgen.images import decode
 from gradgen.labels import imagenet_labels
+from gradgen.networks.load import load_classifier
 from gradgen.weights.registry import read_registry
 
 PHOTOGRAPHS = Path(__file__).parents[1].parent / "shared" / "data" / "imagenet-samples"

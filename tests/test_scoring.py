@@ -1,4 +1,4 @@
-"""Scores by a discriminator whose closed form is known: 0.5 * (mean of the picture - 1)."""
+"""Tests scores by a discriminator in closed form: 0.5 * (mean of the picture - 1)."""
 
 import csv
 import io
@@ -13,10 +13,11 @@ from PIL import Image
 from scipy import stats
 from typer.testing import CliRunner
 
-from gradgen import scoring, streaming
+from gradgen import scoring
 from gradgen.cli import app as program
 from gradgen.errors import UsageError
 from gradgen.images import load_image
+from gradgen.networks import stream as streaming
 from tests import fakes
 
 # A flat picture of byte b has the mean b / 127.5 - 1; float32 means of 192 equal numbers are off
@@ -159,9 +160,11 @@ def test_csv_and_dictionary_hold_the_same_numbers(folders, tmp_path):
 
 @pytest.fixture
 def run(monkeypatch):
-    import gradgen.bundle
+    import gradgen.networks.load
 
-    monkeypatch.setattr(gradgen.bundle, "load_bundle", lambda name, discriminator: fakes.bundle())
+    monkeypatch.setattr(
+        gradgen.networks.load, "load_bundle", lambda name, discriminator: fakes.bundle()
+    )
 
     def run(*arguments):
         return CliRunner().invoke(program.app, ["score", *map(str, arguments)])
@@ -197,7 +200,7 @@ def test_a_bad_picture_is_named_and_makes_the_exit_code_1(folders, tmp_path, run
 
 @pytest.fixture(scope="module")
 def tiny64():
-    from gradgen.bundle import load_bundle
+    from gradgen.networks.load import load_bundle
 
     return load_bundle("tiny64")
 

@@ -1,5 +1,6 @@
-"""A web server on loopback that can be as bad as the real ones, and the files that it has."""
+"""A web server on loopback that can be as bad as real servers are, and the files that it has."""
 
+import itertools
 import threading
 import time
 from collections import Counter
@@ -11,9 +12,13 @@ class Server:
 
     A fault is an HTTP status, ("break", n) to stop after n bytes, ("short", n) to promise n bytes
     less than there are, ("long", n) to promise n more, ("slow", seconds) to wait before the second
-    half, ("redirect", name), ("html",), ("no range",) to send all when asked for a part, or
-    ("wrong range",). Once the list is empty all goes well. ``asked`` counts the requests by name,
-    ``ranges`` lists the Range headers.
+    half, ("redirect", name), ("html",), ("no range",) to send all when asked for a part,
+    ("wrong range",), ("page", bytes) to send something else as if it were the file, ("end", n) and
+    ("total", n) to say n more in the end and in the total of a Content-Range, ("packed",) to claim
+    a compression, ("no length",) to end by hanging up, ("chunks",) to send pieces, ("broken
+    chunks",) to hang up between them, ("nothing",) to hang up at once, ("garbage",) to answer in no
+    known language, or ("endless",). Once the list is empty all goes well. ``asked`` counts the
+    requests by name, ``ranges`` lists the Range headers.
     """
 
     def __init__(self):
@@ -34,7 +39,8 @@ class Server:
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.http.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.http.server_port}"
-        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+        poll = {"poll_interval": 0.02}  # seconds: how long close() may take
+        threading.Thread(target=self.http.serve_forever, kwargs=poll, daemon=True).start()
 
     def close(self):
         self.http.shutdown()
@@ -50,6 +56,11 @@ class Server:
         kind = fault[0] if isinstance(fault, tuple) else fault
         if isinstance(kind, int):
             request.send_error(kind)
+            return
+        if kind in ("nothing", "garbage"):
+            request.close_connection = True
+            if kind == "garbage":
+                request.wfile.write(b"\x00\xffnot HTTP at all\r\n\r\n" * 3)
             return
         if kind == "redirect":
             request.send_response(302)
@@ -70,12 +81,21 @@ class Server:
                 return
         said = first + 1 if kind == "wrong range" else first
         body = content[first:]
+        if kind == "page":
+            body, first = fault[1], 0
         request.send_response(206 if first else 200)
         if first:
-            request.send_header("Content-Range", f"bytes {said}-{len(content) - 1}/{len(content)}")
+            end = len(content) - 1 + (fault[1] if kind == "end" else 0)
+            total = len(content) + (fault[1] if kind == "total" else 0)
+            request.send_header("Content-Range", f"bytes {said}-{end}/{total}")
+        if kind == "packed":
+            request.send_header("Content-Encoding", "gzip")
         if etag:
             request.send_header("ETag", etag)
         request.send_header("Content-Type", "text/html" if kind == "html" else "application/x")
+        if kind in ("no length", "chunks", "broken chunks", "endless"):
+            self._answer_without_length(request, kind, body)
+            return
         promised = len(body)
         if kind in ("long", "short"):
             promised += fault[1] if kind == "long" else -fault[1]
@@ -94,3 +114,22 @@ class Server:
             pass
         if kind in ("break", "long", "short"):
             request.close_connection = True
+
+    def _answer_without_length(self, request, kind, body):
+        chunked = kind != "no length"
+        if chunked:
+            request.send_header("Transfer-Encoding", "chunked")
+        request.close_connection = True
+        request.end_headers()
+        pieces = [body[start : start + 65536] for start in range(0, len(body), 65536)]
+        if kind == "broken chunks":
+            pieces = pieces[:2]
+        elif kind == "endless":
+            pieces = itertools.repeat(bytes(65536))
+        try:
+            for piece in pieces:
+                request.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
+            if kind == "chunks":
+                request.wfile.write(b"0\r\n\r\n")
+        except OSError:  # the client has hung up
+            pass

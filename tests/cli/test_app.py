@@ -1,4 +1,4 @@
-"""The program as a whole: quick to help, one line for every error, exit codes."""
+"""Tests that help is quick, that every error is a single line, and that exit codes are right."""
 
 import subprocess
 import sys
@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import typer
 
+import gradgen
 from gradgen.cli import app as program
 from gradgen.cli import common
+from gradgen.cli.options import as_options
 from gradgen.errors import GradgenError, UsageError
 
 ROOT = Path(__file__).parents[2]
@@ -31,13 +33,14 @@ def test_help_imports_nothing_heavy_and_names_every_command():
     assert result.returncode == 0, result.stderr
     assert "loaded: []" in result.stdout
     for command in program.COMMANDS:
-        assert f" {command.__name__} " in result.stdout, f"{command} is not listed"
+        name = command.__name__.replace("_", "-")
+        assert f" {name} " in result.stdout, f"{name} is not listed"
 
 
 def test_the_help_of_every_command_imports_nothing_heavy():
     code = (
         "import sys; from gradgen.cli.app import main, COMMANDS; "
-        "codes = [main([command.__name__, '--help']) for command in COMMANDS]; "
+        "codes = [main([command.__name__.replace('_', '-'), '--help']) for command in COMMANDS]; "
         f"print('loaded:', codes, [name for name in {HEAVY} if name in sys.modules])"
     )
     result = python(code)
@@ -144,3 +147,28 @@ def test_rate_and_time_left_of_a_resumed_run_count_only_what_is_done_now(monkeyp
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (65, "1:05"), (3725, "1:02:05")])
 def test_durations_read_like_a_clock(seconds, text):
     assert common.format_duration(seconds) == text
+
+
+def test_arguments_in_messages_become_options():
+    message = "raise `num_chains`, or try `method=hmc`; 'gradgen sample' and `gradgen sample` stay"
+    assert as_options(message) == (
+        "raise --num-chains, or try --method hmc; 'gradgen sample' and `gradgen sample` stay"
+    )
+
+
+def test_the_public_names_are_there_and_are_described():
+    """dir() shows them, and each is loaded and has a docstring."""
+    assert {"sample", "score", "compare", "diagnose", "evaluate", "reproduce"} <= set(dir(gradgen))
+    for name in dir(gradgen):
+        assert getattr(gradgen, name).__doc__, name
+    with pytest.raises(AttributeError, match="no attribute 'smaple'"):
+        _ = gradgen.smaple
+
+
+def test_a_class_expression_that_does_not_parse_has_a_caret_below_the_fault(capsys):
+    assert program.main(["sample", "--class", "beacon & | pizza"]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "error: class expression: a class is missing before '|'",
+        "  beacon & | pizza",
+        "           ^",
+    ]

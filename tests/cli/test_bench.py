@@ -1,4 +1,4 @@
-"""The benchmark on a Gaussian that counts how often it is evaluated, and its parts on tiny64."""
+"""Tests the benchmark with a Gaussian that counts its evaluations, and its parts with tiny64."""
 
 import json
 from collections import Counter
@@ -11,12 +11,14 @@ import pytest
 from flax import nnx
 from typer.testing import CliRunner
 
-from gradgen.benchmark import loops, precision, scaling, startup, suite
+from gradgen.benchmark import loops, mixing, scaling, startup, suite
 from gradgen.benchmark.timing import Loop, Timings, in_turns
-from gradgen.bundle import load_bundle
 from gradgen.cli import app as program
 from gradgen.cli import bench
+from gradgen.evaluation import precision
 from gradgen.inference.types import Evaluation
+from gradgen.networks.load import load_bundle
+from gradgen.weights.cards import Card
 
 
 @pytest.fixture
@@ -52,7 +54,7 @@ def counted(monkeypatch):
         name="normal",
         code_size=5,
         multiply_adds=1e3,
-        card={},
+        card=Card("normal", "bundle"),
         generator=SimpleNamespace(params=nnx.State({"layers": {"fc": nnx.Param(jnp.zeros(1))}})),
         classifier=SimpleNamespace(params=nnx.State({})),
     )
@@ -175,3 +177,23 @@ def test_start_up_is_timed():
     assert found["help_seconds"] < found["first_picture_warm_cache_seconds"]
     assert found["first_picture_warm_cache_seconds"] < found["first_picture_cold_cache_seconds"]
     assert found["scored_pictures_per_second"] > 0
+
+
+def test_effective_samples_a_gradient_tell_methods_apart():
+    """A normal in 20 dimensions, two of which are ten times narrower. MALA's steps are as short as
+    these, so that it crawls through the others."""
+    scales = jnp.ones(20).at[:2].set(0.1)
+
+    def value_and_grad(params, z):
+        log_density = -0.5 * jnp.sum((z / scales) ** 2, axis=-1)
+        return Evaluation(log_density, -z / scales**2, log_density)
+
+    z0 = jax.random.normal(jax.random.key(0), (8, 20)) * scales
+    found = mixing.of_target(value_and_grad, None, z0, jax.random.key(1), budget=1500)
+    assert set(found) == {"HMC", "HMC, L = 10", "MALA", "BlackJAX NUTS"}
+    each = {name: figures["ess_per_gradient"] for name, figures in found.items()}
+    assert each["HMC"] > 3 * each["MALA"] and each["BlackJAX NUTS"] > 3 * each["MALA"]
+    # at most an independent draw from each trajectory, of about 1.57 / 0.15 steps
+    assert 0.01 < each["HMC"] < 0.2
+    row = mixing._row("HMC", [{"ess_per_gradient": x, "ess_per_second": 2.0} for x in (1, 5, 3)])
+    assert (row["ess_per_gradient"], row["smallest"], row["largest"]) == (3, 1, 5)

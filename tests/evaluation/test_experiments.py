@@ -1,4 +1,4 @@
-"""The paper's figures and tables: their design on scores of a known order, and small real ones."""
+"""Tests the paper's figures and tables, on scores in a known order and in small real cases."""
 
 import json
 
@@ -6,14 +6,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import gradgen
 from gradgen.cli import app as program
 from gradgen.cli.reproduce import parse_budgets
 from gradgen.errors import UsageError
 from gradgen.evaluation import experiments as ex
+from gradgen.evaluation import reproduce as experiments_of
 from gradgen.evaluation.compare import load_run
 from gradgen.evaluation.figures import LINE, titled_grid
-from gradgen.labels import imagenet_labels, places_labels, tiny_imagenet_labels
-from gradgen.samples import read_record
+from gradgen.evaluation.reproduce import checked_budgets
+from gradgen.labels import imagenet_labels, places_labels
+from gradgen.networks.catalog import find_bundle
+from gradgen.runs.record import read_record
+from tests.fakes import traces
 
 TITLES = {key: key for key in ex.PAPER_TABLE2}
 
@@ -54,6 +59,11 @@ def test_another_order_is_said_to_be_another():
 def test_what_cannot_be_told_is_left_open():
     table = ex.make_table2(*synthetic(PAPER_ORDER, 0.0, classes=6, pictures=2), TITLES, "D")
     assert None in [pair.holds for pair in table.pairs] and table.holds is not True
+    # differences of 1 and 2 in two classes: three standard errors, of which 12.7 would be needed
+    scores = {key: np.array([1.0, 2.0]) * -place for place, key in enumerate(PAPER_ORDER)}
+    two = ex.make_table2(scores, np.array([0, 1]), TITLES, "D")
+    assert [pair.difference / pair.standard_error for pair in two.pairs] == pytest.approx([3] * 3)
+    assert [pair.holds for pair in two.pairs] == [None] * 3 and two.num_classes == 2
     one = ex.make_table2(*synthetic(PAPER_ORDER, 5.0, classes=1), TITLES, "D")
     assert one.holds is None and one.rows[0].standard_error is None
 
@@ -66,7 +76,7 @@ def test_the_steps_needed_are_those_of_the_rise():
     steps = np.arange(1, 401)
     rise = -6 * np.exp(-steps / 20)
     noise = 0.05 * np.random.default_rng(0).standard_normal((8, 400))
-    found = ex.steps_needed({"trace_step": steps, "trace_log_likelihood": rise + noise})
+    found = ex.steps_needed(traces(steps, log_likelihood=rise + noise))
     # one standard deviation of the smoothed mean is about 0.05 / sqrt(8 · 20): 6 exp(-t / 20) gets
     # there at t = 146, plus half of the window of 20
     assert 100 < found < 180
@@ -74,7 +84,10 @@ def test_the_steps_needed_are_those_of_the_rise():
 
 def test_default_classes_are_known_to_their_bundles():
     for name in ex.default_classes("tiny64", 10):
-        assert tiny_imagenet_labels().find(name)
+        assert find_bundle("tiny64").labels.find(name)
+    own = find_bundle(ex.BUNDLE).labels
+    found = {own.find(name).synset for name in ex.default_classes(ex.BUNDLE, 10)}
+    assert ex.BUNDLE == "ten64" and found == {label.synset for label in own}
     for name in ex.default_classes("caffenet", 5):
         assert imagenet_labels().find(name)
     for name in ex.default_classes("places205", 5):
@@ -92,14 +105,104 @@ def test_headings_stand_over_their_columns():
     assert (left < 100).any() and (right < 100).any()
 
 
-@pytest.mark.parametrize("text", ["", "a", "50,x", "5,50"])
-def test_budgets_that_make_no_sense_are_refused(text):
+@pytest.mark.parametrize("text", ["", "a", "50,x"])
+def test_budgets_that_are_no_numbers_are_refused(text):
     with pytest.raises(UsageError, match="budgets"):
         parse_budgets(text)
 
 
-def test_budgets_are_put_in_order():
-    assert parse_budgets("100,50,100") == (50, 100)
+def test_budgets_are_put_in_order_and_have_a_least_one():
+    assert checked_budgets(parse_budgets("100,50,100")) == (50, 100)
+    with pytest.raises(UsageError, match="at least 10"):
+        checked_budgets([5, 50])
+
+
+@pytest.mark.parametrize(
+    ("experiment", "arguments", "message"),
+    [
+        ("figure4", {}, "must be one of figure2, figure3, table2, budget"),
+        ("figure2", {"count": 3}, "`count` is for figure3, not for figure2"),
+        ("figure3", {"num_chains": 1}, "`num_chains` of 2 or more"),
+        ("figure3", {"classes": ["beacon", "lemon"]}, "a single class"),
+        ("figure3", {"as_paper": True}, "`as_paper` is for figure2 and table2, not for figure3"),
+        ("budget", {"budgets": [1, 2]}, "at least 10"),
+    ],
+)
+def test_an_experiment_that_makes_no_sense_is_refused(tmp_path, experiment, arguments, message):
+    with pytest.raises(UsageError, match=message):
+        gradgen.reproduce(experiment, out=tmp_path, **arguments)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def not_run(monkeypatch):
+    """What each experiment would run, in place of running it."""
+    made = []
+
+    def note(experiment, budget, *more):
+        made.append((experiment, budget, *more))
+        return {"budget": budget}
+
+    for name in ("_figure2", "_figure3", "_table2", "_budget"):
+        monkeypatch.setattr(experiments_of, name, note)
+    return made
+
+
+def test_each_experiment_has_a_folder_of_its_own(tmp_path, monkeypatch, not_run):
+    monkeypatch.chdir(tmp_path)
+    asked = [
+        ("table2", {}), ("table2", {"budget": 60}), ("table2", {"seed": 1}), ("figure3", {}),
+        ("table2", {"budget": 60}), ("budget", {"budgets": [10, 20]}), ("budget", {}),
+        ("table2", {"as_paper": True}), ("table2", {}),
+    ]  # fmt: skip
+    for name, arguments in asked:
+        gradgen.reproduce(name, **arguments)
+    folders = [str(experiment.folder) for experiment, *_ in not_run]
+    assert folders == [
+        "reproduce/table2", "reproduce/table2-2", "reproduce/table2-3", "reproduce/figure3",
+        "reproduce/table2-2", "reproduce/budget", "reproduce/budget-2", "reproduce/table2-4",
+        "reproduce/table2",
+    ]  # fmt: skip
+    results = {path: json.loads((tmp_path / path / "result.json").read_text()) for path in folders}
+    assert results["reproduce/table2"] == {"budget": 1000}
+    assert results["reproduce/table2-2"] == {"budget": 60}
+
+
+def test_a_folder_with_another_experiment_is_refused(tmp_path, not_run):
+    gradgen.reproduce("table2", out=tmp_path, budget=60)
+    gradgen.reproduce("table2", out=tmp_path, budget=60)  # goes on
+    with pytest.raises(UsageError, match=r"other arguments \(`budget`: 70, not 60\)"):
+        gradgen.reproduce("table2", out=tmp_path, budget=70)
+    (tmp_path / "experiment.json").unlink()
+    with pytest.raises(UsageError, match="the result of another experiment"):
+        gradgen.reproduce("figure3", out=tmp_path)
+    assert json.loads((tmp_path / "result.json").read_text()) == {"budget": 60}
+
+
+def test_the_papers_schedules_are_taken_beside_the_defaults(tmp_path, monkeypatch, not_run):
+    gradgen.reproduce("table2", out=tmp_path / "paper", as_paper=True)
+    gradgen.reproduce("table2", out=tmp_path / "ours")
+    (paper, budget, _), (ours, our_budget, _) = not_run
+    assert (budget, paper.likelihood_weight) == (6000, 1.0)
+    assert (our_budget, ours.likelihood_weight) == (1000, None)
+    mala, climb, hmc = (ex.variant_of(method, False, 100) for method in ("mala", "map", "hmc"))
+    assert ex.settings_for(paper, mala).noise_decay == 0.55
+    assert ex.settings_for(paper, mala).step_decay == ex.settings_for(paper, climb).step_decay > 0
+    for experiment, variant in ((paper, hmc), (ours, mala), (ours, climb)):
+        assert ex.settings_for(experiment, variant).step_decay == 0
+        assert ex.settings_for(experiment, variant).noise_decay == 0
+    # MAP has as many gradients as the others, except as in the paper
+    ran = []
+
+    def run_variants(experiment, variants):
+        ran.append({variant.key for variant in variants})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ex, "run_variants", run_variants)
+    for experiment in (paper, ours):
+        with pytest.raises(KeyboardInterrupt):
+            ex.table2(experiment, 1000, (0,))
+    assert "map-200-clip" in ran[0] and "map-1000-clip" in ran[1]
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +213,7 @@ def two_columns(tmp_path_factory):
     experiment = ex.Experiment(
         folder, ("beacon",), num_chains=2, seed=3, on_progress=lambda *now: seen.append(now)
     )
-    variants = [ex.variant("map", True, 12), ex.variant("mala", False, 20)]
+    variants = [ex.variant_of("map", True, 12), ex.variant_of("mala", False, 20)]
     return experiment, variants, ex.run_variants(experiment, variants), seen
 
 
@@ -124,7 +227,7 @@ def test_columns_start_from_the_same_codes(two_columns):
     experiment, variants, _, _ = two_columns
     for one in variants:
         record = read_record(experiment.folder / one.key)
-        assert record["settings"]["seed"] == 3
+        assert record.settings.seed == 3
     # a chain's start depends on (seed, class, chain) alone; after one step MAP has moved by alpha
     begin = ex.run_variants(
         ex.Experiment(experiment.folder / "again", ("beacon",), num_chains=2, seed=3), variants[:1]
@@ -161,7 +264,7 @@ def test_what_was_stopped_goes_on_to_the_same_pictures(two_columns, tmp_path):
 def test_another_experiments_folder_is_refused(two_columns):
     experiment, variants, _, _ = two_columns
     other = ex.Experiment(experiment.folder, ("beacon",), num_chains=2, seed=4)
-    with pytest.raises(UsageError, match=r"seed: 4, not 3.*choose another --out"):
+    with pytest.raises(UsageError, match=r"`seed`: 4, not 3.*choose another `out`"):
         ex.run_variants(other, variants)
 
 
@@ -170,7 +273,7 @@ def test_a_variant_can_stop_early_on_its_way(two_columns):
     whole = variants[1]
     short = ex.Variant("short", "short", whole.options, whole.clip, stop_at=7)
     found = ex.run_variants(experiment, [short])["short"]
-    assert found.record["classes"][0]["steps"] == [7, 7]
+    assert found.record.classes[0].steps == (7, 7)
     assert (found.images != pictures[whole.key].images).any()
 
 

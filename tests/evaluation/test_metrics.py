@@ -1,7 +1,8 @@
-"""Metrics against hand-worked cases and libraries."""
+"""Tests metrics against cases that are worked out by hand, and against libraries."""
 
 import numpy as np
 import pytest
+from scipy import special, stats
 from scipy.spatial.distance import pdist
 
 from gradgen.evaluation import metrics
@@ -47,22 +48,6 @@ def test_chroma_is_opencvs():
     np.testing.assert_allclose(metrics.mean_chroma(grey), 0, atol=1e-3)
 
 
-def test_kid_is_the_definition_and_unbiased():
-    x, y = RNG.standard_normal((3, 4)), RNG.standard_normal((5, 4)) + 1
-
-    def k(a, b):
-        return (a @ b / 4 + 1) ** 3
-
-    expected = np.mean([k(x[i], x[j]) for i in range(3) for j in range(3) if i != j])
-    expected += np.mean([k(y[i], y[j]) for i in range(5) for j in range(5) if i != j])
-    expected -= 2 * np.mean([k(a, b) for a in x for b in y])
-    assert metrics.kid(x, y) == pytest.approx(expected)
-    same = [metrics.kid(*RNG.standard_normal((2, 20, 4))) for _ in range(400)]
-    assert abs(np.mean(same)) < 4 * np.std(same) / 20  # four standard errors
-    with pytest.raises(ValueError, match="at least two"):
-        metrics.kid(x[:1], y)
-
-
 def test_ranks():
     log_p = np.log([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7], [0.4, 0.4, 0.2]])
     np.testing.assert_array_equal(metrics.ranks(log_p, np.array([0, 0, 1])), [0, 2, 0])
@@ -94,4 +79,69 @@ def test_the_bootstrap_covers_a_mean_as_often_as_it_says():
         )
         hits += low < 0 < high
     assert 0.8 < hits / 200 < 0.97  # 0.9 less the percentile method's bias at n = 40; s.e. 0.021
-    assert metrics.bootstrap_interval(lambda rows: None, [np.arange(3)]) is None
+    assert metrics.bootstrap_interval(lambda rows: None, [np.arange(30)]) is None
+
+
+@pytest.mark.parametrize(("classes", "each"), [(2, 4), (10, 3), (1, 8)])
+def test_intervals_of_few_pictures_hold_the_truth_nearly_as_often_as_they_say(classes, each):
+    hits, trials = 0, 300
+    rows = [np.arange(each) + each * number for number in range(classes)]
+    for trial in range(trials):
+        values = np.random.default_rng(trial).standard_normal(classes * each)
+        low, high = metrics.bootstrap_interval(
+            lambda chosen, values=values: float(values[chosen].mean()), rows, seed=trial
+        )
+        hits += low < 0 < high
+    assert 0.88 <= hits / trials <= 0.99  # three standard errors of 0.95 are 0.04
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [[np.arange(2)], [np.arange(7)], [np.arange(2) + 2 * number for number in range(10)]],
+)
+def test_of_too_few_pictures_there_is_no_interval(groups):
+    values = np.random.default_rng(0).standard_normal(20)
+    assert metrics.bootstrap_interval(lambda rows: float(values[rows].mean()), groups) is None
+
+
+def test_a_sign_is_told_by_students_t():
+    rng = np.random.default_rng(6)
+    for count in (2, 3, 5, 20):
+        for row in rng.standard_normal((100, count)) + 0.8:
+            mean, error = metrics.clustered_mean(row, np.arange(count))
+            found = metrics.sign_of_mean(mean, error, count)
+            test = stats.ttest_1samp(row, 0)
+            assert (found is not None) == (test.pvalue < 0.05)
+            assert found in (None, np.sign(mean))
+    assert metrics.sign_of_mean(3.0, None, 1) is None
+
+
+def test_shares_of_the_first_and_of_the_five_likeliest_by_sorting():
+    log_p = np.random.default_rng(3).normal(size=(200, 20))
+    classes = np.random.default_rng(4).integers(0, 20, 200)
+    order = np.argsort(-log_p, axis=1)
+    expected = [
+        np.mean([c in row[:k] for c, row in zip(classes, order, strict=True)]) for k in (1, 5)
+    ]
+    assert metrics.top1_and_top5(log_p, classes) == pytest.approx(expected)
+
+
+def test_log_softmax_is_scipys_also_for_large_logits():
+    logits = np.random.default_rng(5).normal(size=(7, 4)) * 800
+    np.testing.assert_allclose(metrics.log_softmax(logits), special.log_softmax(logits, axis=1))
+
+
+def test_psnr_by_hand_in_both_ranges():
+    images = np.full((2, 4, 4, 3), 100, np.uint8)
+    assert metrics.psnr(images, images + 10) == pytest.approx(20 * np.log10(255 / 10))
+    ours = images / 127.5 - 1
+    assert metrics.psnr(ours, ours + 10 / 127.5, span=2) == pytest.approx(20 * np.log10(25.5))
+    assert np.isfinite(metrics.psnr(images, images))
+
+
+def test_calibration_error_of_a_hand_worked_case():
+    # two bins: confidence 0.9 with 3 of 4 right (gap 0.15), confidence 0.6 with 1 of 1 (gap 0.4)
+    p = np.array([[0.9, 0.1]] * 4 + [[0.6, 0.4]])
+    labels = np.array([0, 0, 0, 1, 0])
+    expected = 0.8 * 0.15 + 0.2 * 0.4
+    assert metrics.calibration_error(np.log(p), labels) == pytest.approx(expected)

@@ -1,4 +1,4 @@
-"""What `gradgen evaluate` measures, against hand-worked cases and SciPy; and the command itself."""
+"""Tests ``gradgen evaluate`` and its figures, against cases worked out by hand and SciPy."""
 
 import json
 
@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from gradgen.bundle import load_bundle
 from gradgen.cli import app as program
 from gradgen.errors import UsageError
 from gradgen.evaluation import metrics, quality
+from gradgen.networks.load import load_bundle
 
 RNG = np.random.default_rng(0)
 
@@ -20,11 +20,6 @@ def test_auc_is_the_mann_whitney_statistic():
     expected = stats.mannwhitneyu(a, b).statistic / (30 * 20)
     assert metrics.auc(a, b) == pytest.approx(expected)
     assert metrics.auc(np.array([2.0, 3]), np.array([0.0, 1])) == 1
-
-
-def test_psnr_by_hand():
-    images = np.full((1, 2, 2, 3), 100, np.uint8)
-    assert quality.psnr(images, images + 10) == pytest.approx(20 * np.log10(255 / 10))
 
 
 def test_normal_codes_are_white_and_others_are_not():
@@ -54,6 +49,22 @@ def data(tmp_path_factory):
     return folder
 
 
+def test_folders_may_be_called_by_a_name_a_synset_id_or_both(tmp_path):
+    for name in ("light_house", "n07749582", "n01443537 goldfish", "school bus"):
+        (tmp_path / name).mkdir()
+        for number in range(20):
+            Image.new("RGB", (64, 64)).save(tmp_path / name / f"{number}.png")
+    bundle = load_bundle("tiny64")
+    known = quality.load_validation(tmp_path, bundle, lambda *_: None)
+    assert {bundle.labels[int(index)].name for index in known.labels} == {
+        "lemon", "goldfish", "school bus"
+    }  # fmt: skip
+    (tmp_path / "light_house").rename(tmp_path / "Lighthouse")
+    val = quality.load_validation(tmp_path, bundle, lambda *_: None)
+    found = {bundle.labels[int(index)].name for index in val.labels}
+    assert found == {"beacon", "lemon", "goldfish", "school bus"}
+
+
 def test_the_datas_classes_become_the_bundles(data, tmp_path):
     bundle = load_bundle("tiny64")
     val = quality.load_validation(data, bundle, lambda *_: None)
@@ -64,7 +75,7 @@ def test_the_datas_classes_become_the_bundles(data, tmp_path):
         (tmp_path / "train" / name).mkdir(parents=True)
         for part in ("train", "val"):
             Image.new("RGB", (64, 64)).save(tmp_path / part / name / "0.png")
-    with pytest.raises(UsageError, match="is none of tiny64"):
+    with pytest.raises(UsageError, match="no class of the data is one of tiny64"):
         quality.load_validation(tmp_path, bundle, lambda *_: None)
 
 
@@ -84,7 +95,10 @@ def test_the_command_measures_every_part(data, tmp_path, capsys):
     told = json.loads(capsys.readouterr().out)
     assert told == json.loads((tmp_path / "e.json").read_text())
     figures = told["figures"]
-    assert set(figures) == {"classifier", "generator", "codes", "posterior", "discriminator"}
+    assert set(figures) == {
+        "classifier", "generator", "codes", "fidelity", "posterior", "discriminator"
+    }  # fmt: skip
+    assert figures["fidelity"]["fid_prior"] is None  # of too few photographs
     assert figures["posterior"]["pictures"] == 4 and figures["classifier"]["images"] == 8
     assert 0 <= figures["discriminator"]["auc"] <= 1
     assert all(

@@ -1,22 +1,22 @@
-"""Split R-hat and effective sample sizes of series for which they are known."""
+"""Tests R-hat and effective sample sizes on series for which they are known."""
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from gradgen.inference.diagnostics import diagnose, diagnose_traces
-from tests import targets
+from gradgen.inference.diagnostics import (
+    autocorrelation,
+    diagnose_traces,
+    running_mean,
+    summarise,
+)
+from tests import fakes, targets
 
 NUM_CHAINS, NUM_POINTS = 8, 2000
 
 
-def traces(log_density, projections=None):
-    num_chains, num_points = log_density.shape
-    empty = np.zeros((num_chains, num_points, 0))
-    return {
-        "step": np.arange(1, num_points + 1),
-        "log_density": log_density,
-        "projections": empty if projections is None else projections,
-    }
+def traces(log_density):
+    return fakes.traces(np.arange(1, log_density.shape[1] + 1), log_density=log_density)
 
 
 def noise():
@@ -80,6 +80,51 @@ def test_one_chain_has_no_r_hat_but_an_effective_sample_size():
 
 def test_of_a_run():
     result = targets.run(targets.gaussian, 3, 8, method="mala", budget=1000)
-    found = diagnose(result)
-    assert set(found) == {"log_density", *(f"projection_{i}" for i in range(4))}
+    found = diagnose_traces(result.traces, result.warmup_steps, result.step)
+    others = {"log_density", "log_likelihood", "squared_norm"}
+    assert set(found) == {*others, *(f"projection_{i}" for i in range(4))}
     assert all(0.99 < figures["r_hat"] < 1.2 for figures in found.values())
+
+
+def test_r_hat_is_the_one_of_vehtari_and_others_from_its_definition():
+    """Rank-normalised split R-hat written down from the paper's section 4 with SciPy: of ranks and
+    of ranks of the distance to the median, whichever is larger. The tails are heavy, where R-hat
+    without ranks says something else."""
+    draws = np.random.default_rng(1).standard_t(2, (4, 300)) * np.array([[1], [1], [1], [3]])
+
+    def split_r_hat(chains):
+        half = chains.shape[1] // 2
+        halves = np.concatenate([chains[:, :half], chains[:, -half:]])
+        within = halves.var(1, ddof=1).mean()
+        between = half * halves.mean(1).var(ddof=1)
+        return np.sqrt(((half - 1) / half * within + between / half) / within)
+
+    def normal_scores(values):
+        ranks = stats.rankdata(values).reshape(values.shape)
+        return stats.norm.ppf((ranks - 3 / 8) / (values.size + 1 / 4))
+
+    folded = np.abs(draws - np.median(draws))
+    expected = max(split_r_hat(normal_scores(draws)), split_r_hat(normal_scores(folded)))
+    assert expected > 1.03 > split_r_hat(draws)
+    assert summarise(draws)["r_hat"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_autocorrelation_is_that_of_the_process():
+    slow = np.random.default_rng(3).normal(size=(50, 2000))
+    for t in range(1, 2000):
+        slow[:, t] = 0.7 * slow[:, t - 1] + np.sqrt(1 - 0.7**2) * slow[:, t]
+    found = autocorrelation(slow, 5).mean(0)
+    np.testing.assert_allclose(found, 0.7 ** np.arange(6), atol=0.03)  # 100 000 draws
+
+
+def test_running_means_are_those_of_a_convolution_and_skip_gaps():
+    rng = np.random.default_rng(2)
+    values = rng.uniform(size=(3, 30))
+    for width in (1, 4, 7):
+        means = running_mean(values, width)
+        for row, mean in zip(values, means, strict=True):
+            expected = np.convolve(row, np.full(width, 1 / width))[width - 1 : 30]
+            np.testing.assert_allclose(mean[width - 1 :], expected, rtol=1e-9)
+            assert np.isclose(mean[0], row[0])
+    gap = running_mean(np.array([[1.0, 3.0, np.nan, 5.0]]), 3)
+    np.testing.assert_allclose(gap, [[1.0, 2.0, np.nan, 4.0]])

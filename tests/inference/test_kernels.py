@@ -1,4 +1,4 @@
-"""One step at a time: BlackJAX as the oracle, SciPy's densities, gradient counts."""
+"""Tests single steps: BlackJAX is the oracle, SciPy gives densities, and gradients are counted."""
 
 import blackjax
 import jax
@@ -9,7 +9,7 @@ from blackjax.mcmc import hmc as blackjax_hmc
 from blackjax.mcmc import integrators, metrics
 from scipy import stats
 
-from gradgen.inference import hmc, mala
+from gradgen.inference import hmc, mala, trajectories
 from gradgen.inference import map as map_
 from gradgen.inference.kernel import acceptance_probability, init
 from gradgen.inference.types import Evaluation
@@ -110,6 +110,57 @@ def test_hmc_is_blackjax_hmc_step_for_step(z, step_size):
         position = state.position
         accepted.append(np.asarray(is_accepted))
     assert 0 < np.mean(accepted) < 1
+
+
+def test_trajectories_are_blackjax_hmc_step_for_step(z):
+    """Each chain draws its own number of leapfrog steps and ends when its time has come. BlackJAX
+    gets that number, the momentum and the accept step's key."""
+    metric = metrics.default_metric(jnp.ones(2))
+    verlet = integrators.velocity_verlet(targets.log_banana, metric.kinetic_energy)
+
+    def one(begin_key, accept_key, position, step_size, num_steps):
+        momentum = jax.random.normal(jax.random.split(begin_key, 4)[0], position.shape)
+        state = integrators.IntegratorState(
+            position, momentum, *jax.value_and_grad(targets.log_banana)(position)
+        )
+        propose = blackjax_hmc.hmc_proposal(verlet, metric.kinetic_energy, step_size, num_steps)
+        new, info, _ = propose(jax.random.split(accept_key, 4)[3], state)
+        return new.position, info.acceptance_rate, info.is_accepted
+
+    theirs = jax.jit(jax.vmap(one))
+    sizes = jnp.linspace(0.15, 0.5, len(z))
+    step = jax.jit(
+        lambda keys, state, way: trajectories.trajectory_step(
+            keys, state, way, evaluate, sizes, 1.2
+        )
+    )
+    state, way = init(z, evaluate), trajectories.init(z)
+    begun_at, ends, lengths = {}, 0, []
+    for t in range(60):
+        keys = targets.chain_keys(len(z), seed=t)
+        begins = np.flatnonzero(np.asarray(way.remaining) == 0)
+        begun_at |= {chain: (keys[chain], state.position[chain]) for chain in begins}
+        state, way, info = step(keys, state, way)
+        ended = np.flatnonzero(np.asarray(way.remaining) == 0)
+        if not len(ended):
+            continue
+        expected, probability, is_accepted = theirs(
+            jnp.stack([begun_at[chain][0] for chain in range(len(z))]),
+            keys,
+            jnp.stack([begun_at[chain][1] for chain in range(len(z))]),
+            sizes,
+            way.steps,
+        )
+        np.testing.assert_allclose(
+            info.acceptance_probability[ended], probability[ended], rtol=2e-3, atol=1e-4
+        )
+        np.testing.assert_array_equal(info.is_accepted[ended], is_accepted[ended])
+        np.testing.assert_allclose(state.position[ended], expected[ended], rtol=1e-3, atol=1e-3)
+        ends += len(ended)
+        lengths += np.asarray(way.steps * sizes)[ended].tolist()
+    assert ends > 300
+    # U(0.84, 1.56), rounded up to whole steps, which are 0.3 long on average
+    assert 1.2 < np.mean(lengths) < 1.5 and 0.84 <= np.min(lengths) < np.max(lengths) < 1.56 + 0.5
 
 
 @pytest.mark.parametrize("noise_scale", [1.0, 0.3, 2.0])

@@ -1,10 +1,11 @@
-"""Chains on targets whose distribution is known in closed form.
+"""Tests chains on targets whose distribution is known in closed form.
 
-Each test looks at the ends of many independent chains that started elsewhere, so that the draws
-are independent and the error rates of the tests hold exactly: no thinning that may be too short.
-Step sizes are so large that without a right accept step the bias would be many times what the
-tests see. A test fails by chance with probability ALPHA per statistic; the file looks at less than
-100 statistics, so a wrong alarm anywhere has probability below 1 %. Seeds are fixed.
+Each test looks at the last draws of many independent chains that started in different places. So
+the draws are independent, and the error rates of the tests hold exactly, without thinning that may
+be too short. Step sizes are so large that without a right accept step the bias would be many times
+what the tests can detect. A test fails by chance with probability ALPHA per statistic. The file
+looks at less than 100 statistics, so a wrong alarm anywhere has probability below 1 %. Seeds are
+fixed.
 """
 
 import jax
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from gradgen.inference import Evaluation
 from tests import targets
 
 ALPHA = 1e-4
@@ -36,6 +38,7 @@ METHODS = {
         "step_jitter": 0.4,
         "step_decay": 0.03,
     },
+    "trajectories": {"method": "hmc", "budget": 160, "step_size": 0.9, "trajectory_length": 2.0},
 }
 
 
@@ -63,6 +66,27 @@ def test_gaussian_with_covariance(name):
     assert_standard_normal(np.linalg.solve(root, gap.T).T)
 
 
+def test_trajectories_on_a_gaussian_of_condition_number_1000():
+    """Eight directions with variances from 0.001 to 1, turned at random. A trajectory takes some
+    fifty steps; after twenty of them nothing is left of a start twice as wide."""
+    rotation = np.linalg.qr(np.random.default_rng(4).normal(size=(8, 8)))[0]
+    root = rotation * np.sqrt(np.logspace(-3, 0, 8))
+    precision = np.linalg.inv(root @ root.T)
+
+    def value_and_grad(params, z):
+        pull = z @ jax.numpy.asarray(precision, np.float32)
+        log_density = -0.5 * jax.numpy.sum(pull * z, axis=-1)
+        return Evaluation(log_density, -pull, log_density)
+
+    z0 = 2 * np.random.default_rng(5).normal(size=(NUM_CHAINS, 8)) @ root.T
+    result = targets.run(
+        value_and_grad, 8, NUM_CHAINS, z0=z0, method="hmc", step_size=0.035, budget=1100
+    )
+    assert 0.3 < result.acceptance_rate.mean() < 0.95
+    draws = np.asarray(result.state.position, np.float64)
+    assert_standard_normal(np.linalg.solve(root, draws.T).T)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_banana(name):
     """Draws from the target stay draws from the target, however slowly the chains mix in its arms
@@ -88,6 +112,8 @@ def test_truncated_gaussian(name):
         "step_size": METHODS[name]["step_size"] / 2,
         "clip_mode": "reject",
     }
+    if "trajectory_length" in given:  # longer trajectories hardly ever end in so small a box
+        given["trajectory_length"] = 0.4
     result = targets.run(targets.independent, 3, NUM_CHAINS, (lower, upper), **given)
     draws = np.asarray(result.state.position, np.float64)
     assert (draws >= lower - 1e-6).all() and (draws <= upper + 1e-6).all()
@@ -168,10 +194,9 @@ def test_thinned_draws_of_one_long_chain():
         step_jitter=0.5,
         budget=2 * 20 * 1050,
         trace_length=1050,
-        num_projections=4,
     )
     # the last points; the chain started three standard deviations away
-    projections = result.traces["projections"][0, 50:]
+    projections = result.traces.projections[0, 50:]
     from gradgen.inference.chain import projection_vectors
 
     vectors = np.asarray(projection_vectors(4, 3), np.float64)

@@ -27,6 +27,11 @@ def test_annealed_noise_is_neelakantan_et_al():
     np.testing.assert_allclose(found, 0.8 / (1.0 + T) ** 0.55, rtol=1e-5)
 
 
+def test_a_floor_ends_the_annealing():
+    found = schedules.annealed_noise(jnp.asarray(T), 0.8, 0.55, 0.1)
+    np.testing.assert_allclose(found, np.maximum(0.8 / (1.0 + T) ** 0.55, 0.1), rtol=1e-5)
+
+
 def test_linear_ends_where_it_should():
     assert schedules.linear(0, 8.0, 1e-10, 200) == 8.0
     np.testing.assert_allclose(schedules.linear(200, 8.0, 1e-10, 200), 1e-10, atol=1e-6)

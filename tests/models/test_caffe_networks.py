@@ -1,8 +1,8 @@
-"""The paper's networks against OpenCV's own reader and runner of Caffe's files.
+"""Tests the paper's networks against OpenCV's own reader and runner of Caffe's files.
 
 Every named layer is compared, for one image (noise of a photograph's scale) and for three (with
-photographs, where there are any). The
-weights are random, of the scale that trained ones have; the files are written byte by byte.
+photographs, if there are any). The weights are random and of the scale of trained weights. The
+files are written byte by byte.
 """
 
 import gc
@@ -18,7 +18,7 @@ from gradgen.images import decode, resize_square
 from gradgen.models.caffenet import CaffeNet
 from gradgen.models.deepsim import DeepSim
 from gradgen.models.googlenet import GoogLeNet
-from gradgen.originals import from_caffe, to_caffe
+from gradgen.networks.paper import from_caffe, to_caffe
 from gradgen.weights.caffe import caffe_parameters, read_caffemodel
 from gradgen.weights.store import fill_module
 from tests import caffe_files

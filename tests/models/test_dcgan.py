@@ -1,4 +1,4 @@
-"""DCGAN's discriminator against OpenCV's runner of the same network in Caffe's layers."""
+"""Tests DCGAN's discriminator against OpenCV's runner of the same network in Caffe's layers."""
 
 import jax
 import numpy as np

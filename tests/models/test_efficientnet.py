@@ -1,6 +1,7 @@
-"""EfficientNet-Lite against its PyTorch original, and its depthwise layer against XLA's.
+"""Tests EfficientNet-Lite against its PyTorch original, and its depthwise layer against XLA's.
 
-The original's answers are in tests/data/lite?_oracle.npz, made by tests/data/make_lite_oracle.py.
+The original's answers are in tests/data/lite?_oracle.npz, which tests/data/make_lite_oracle.py
+makes.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ import pytest
 from flax import nnx
 from jax import lax
 
-from gradgen.bundle import load_classifier
-from gradgen.embedded import load_lite_module
 from gradgen.labels import imagenet_labels
 from gradgen.models.efficientnet import VARIANTS, EfficientNetLite, depthwise
+from gradgen.networks.load import load_classifier
+from gradgen.networks.trained import load_lite_module
 from gradgen.weights.store import module_arrays, weights_dir
 
 DATA = Path(__file__).parents[1] / "data"

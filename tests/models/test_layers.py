@@ -1,4 +1,4 @@
-"""Layers against JAX's and Flax's own."""
+"""Tests layers against those of JAX and Flax."""
 
 from functools import partial
 

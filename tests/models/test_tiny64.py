@@ -1,4 +1,6 @@
-"""The embedded networks: shapes, cost, independence of neighbours."""
+"""Tests shapes and cost of the embedded networks, and that images do not affect each other."""
+
+import json
 
 import jax
 import jax.numpy as jnp
@@ -6,8 +8,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from gradgen.bundle import load_bundle
+from gradgen.errors import GradgenError
+from gradgen.files import file_sha256
 from gradgen.models import tiny64
+from gradgen.networks.load import load_bundle
+from gradgen.weights.cards import read_card
+from gradgen.weights.store import weights_dir
 
 
 def multiply_adds(function, *arguments):
@@ -52,24 +58,37 @@ def test_activations_come_by_name_and_stop_at_the_depth_asked_for():
     assert "fc7" not in jax.eval_shape(lambda x: encoder(x, depth=6), images)
 
 
-def test_dropout_drops_half_and_keeps_the_mean():
-    units = jnp.full((100, 400), 3.0)
-    dropped = np.asarray(tiny64._drop_half(units, jax.random.key(0), 6))
-    assert set(np.unique(dropped)) == {0.0, 6.0}
-    # 40000 fair coins: five standard deviations
-    assert abs((dropped == 0).sum() - 20_000) < 5 * 100
-    np.testing.assert_array_equal(tiny64._drop_half(units, None, 6), units)
+def test_a_blurred_picture_has_no_dots_and_a_flat_one_stays():
+    dots = jnp.asarray((-1.0) ** np.add.outer(np.arange(8), np.arange(8)))[None, :, :, None]
+    stripes = jnp.broadcast_to(dots[:, :1], dots.shape)
+    for pattern in (dots, stripes, stripes.swapaxes(1, 2)):
+        np.testing.assert_allclose(tiny64.binomial_blur(pattern)[:, 1:-1, 1:-1], 0, atol=1e-6)
+    np.testing.assert_allclose(tiny64.binomial_blur(jnp.full((1, 8, 8, 2), 0.3)), 0.3, atol=1e-6)
 
 
-def test_dropout_reaches_the_logits_but_no_code():
-    encoder = tiny64.Encoder(10, rngs=nnx.Rngs(0))
-    images = jnp.tanh(jax.random.normal(jax.random.key(1), (2, 64, 64, 3)))
-    plain, first, second = (
-        encoder(images, dropout_key=key) for key in (None, jax.random.key(0), jax.random.key(1))
+def test_a_generator_that_is_told_classes_reads_which_unit_is_largest():
+    sizes = tiny64.GeneratorSizes(num_classes=3, finest=16, blurred=True)
+    generator = tiny64.Generator(8, sizes, rngs=nnx.Rngs(0))
+    assert generator.fc1.kernel.shape == (11, 512)
+    generator.fc1.kernel[:8] = 0.0  # all that is left is the class
+    codes = np.array(jax.random.normal(jax.random.key(0), (6, 8)))
+    codes[:, :3] = 5.0 * np.eye(3)[[0, 1, 2, 0, 1, 2]]
+    images = generator(codes)
+    assert images.shape == (6, 64, 64, 3)
+    np.testing.assert_allclose(images[:3], images[3:], atol=1e-5)
+    assert np.abs(images[0] - images[1]).max() > 1e-3
+
+
+def test_sizes_come_back_from_a_card():
+    sizes = tiny64.Sizes(
+        tiny64.EncoderSizes(192, 256, 128),
+        tiny64.GeneratorSizes(10, 16, True),
+        tiny64.DiscriminatorSizes(64),
     )
-    np.testing.assert_array_equal(first["fc6"], plain["fc6"])
-    assert np.abs(first["fc8"] - plain["fc8"]).max() > 0.1
-    assert np.abs(first["fc8"] - second["fc8"]).max() > 0.1
+    assert tiny64.Sizes.of_card(json.loads(json.dumps(sizes.for_card()))) == sizes
+    assert tiny64.Sizes.of_card({}) == tiny64.TINY64
+    with pytest.raises(GradgenError, match="no known form"):
+        tiny64.Sizes.of_card({"encoder": {"fc9": 3}})
 
 
 @pytest.fixture(scope="module")
@@ -91,16 +110,23 @@ def test_an_output_does_not_depend_on_the_rest_of_the_batch(bundle, part):
     np.testing.assert_allclose(together[0], other[0], rtol=1e-4, atol=1e-4)
 
 
-def test_the_embedded_files_are_what_the_card_says_and_small(bundle):
-    from gradgen.weights.store import file_sha256, weights_dir
+@pytest.mark.parametrize(("name", "count", "most"), [("tiny64", 5, 25e6), ("ten64", 4, 12e6)])
+def test_the_embedded_files_are_what_the_card_says_and_small(name, count, most):
+    folder = weights_dir() / name
+    files = read_card(folder).files
+    assert len(files) == len(list(folder.glob("*.safetensors"))) == count
+    assert sum((folder / file).stat().st_size for file in files) <= most
+    assert {file: file_sha256(folder / file) for file in files} == files
 
-    folder = weights_dir() / "tiny64"
-    sizes = [path.stat().st_size for path in folder.glob("*.safetensors")]
-    assert len(sizes) == 4
-    assert sum(sizes) <= 25e6
-    assert {name: file_sha256(folder / name) for name in bundle.card["files"]} == bundle.card[
-        "files"
-    ]
+
+def test_what_a_part_of_the_prior_shows_is_what_it_is_called():
+    """ten64's classifier agrees with the units that decide on a class."""
+    bundle = load_bundle("ten64")
+    codes = jax.random.normal(jax.random.key(0), (64, bundle.code_size))
+    images = bundle.generator.apply(bundle.generator.params, codes)
+    named = bundle.classifier.apply(bundle.classifier.params, images).argmax(-1)
+    agreed = (named == tiny64.class_of_codes(codes, len(bundle.labels))).mean()
+    assert agreed > 0.7  # of 1000, more than 0.8 do
 
 
 def test_classifier_gives_probabilities_of_images_of_any_size(bundle):

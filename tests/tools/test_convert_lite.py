@@ -1,4 +1,4 @@
-"""The converter's arithmetic, without PyTorch: folding batch norms, and the layouts."""
+"""Tests how the converter folds batch norms and changes layouts, without PyTorch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The training loop's parts against closed forms, and resuming."""
+"""Tests the parts of the training loop against closed forms, and that a training resumes."""
 
 import jax
 import jax.numpy as jnp
@@ -81,6 +81,20 @@ def test_a_training_that_was_interrupted_goes_on_as_if_it_had_not_been(tmp_path)
     assert elapsed > 0
 
 
+def test_whoever_looks_sees_what_has_been_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    start = {"step": jnp.int32(0), "value": jnp.float32(0)}
+    path, seen = tmp_path / "checkpoint", []
+
+    def look(state):
+        kept, _ = loop._read_checkpoint(path, start)
+        assert int(kept["step"]) == int(state["step"])
+        seen.append(int(state["step"]))
+
+    loop.fit(counting, start, numbers, minutes=1e-4, checkpoint=path, on_checkpoint=look)
+    assert seen[0] == 20 and len(seen) >= 2
+
+
 def test_a_used_up_budget_trains_no_more(tmp_path):
     start = {"step": jnp.int32(0), "value": jnp.float32(0)}
     path = tmp_path / "checkpoint"
@@ -127,20 +141,21 @@ def test_temperature_is_the_one_that_scipy_finds():
     assert expected == pytest.approx(2.5, rel=0.1)
 
 
-def test_calibration_error_of_a_hand_worked_case():
-    # two bins: confidence 0.9 with 3 of 4 right (gap 0.15), confidence 0.6 with 1 of 1 (gap 0.4)
-    p = np.array([[0.9, 0.1]] * 4 + [[0.6, 0.4]])
-    labels = np.array([0, 0, 0, 1, 0])
-    expected = 0.8 * 0.15 + 0.2 * 0.4
-    assert classifier.calibration_error(np.log(p), labels) == pytest.approx(expected)
-
-
-def test_whitened_codes_have_zero_mean_and_unit_covariance():
+def test_codes_of_photographs_are_white_and_near_those_that_would_draw_them():
+    """fc6 holds z under noise; photographs' codes are as N(0, I) as drawn pictures' z."""
     rng = np.random.default_rng(0)
-    fc6 = (rng.normal(size=(2000, 12)) @ rng.normal(size=(12, 12)) + 3).astype(np.float32)
-    whitening = fit_whitening(fc6, 5)
-    codes = whiten(fc6, whitening)
+    mixing, offset = rng.normal(size=(5, 12)), rng.normal(size=12)
+    z = rng.normal(size=(2000, 5)).astype(np.float32)
+
+    def fc6_of(z):
+        return (z @ mixing + offset + rng.normal(0, 0.5, (len(z), 12))).astype(np.float32)
+
+    own = rng.normal(size=(2000, 5)).astype(np.float32)
+    photographs = fc6_of(own)
+    whitening = fit_whitening(photographs, fc6_of(z), z)
+    codes = whiten(photographs, whitening)
     np.testing.assert_allclose(codes.mean(0), 0, atol=1e-4)
     np.testing.assert_allclose(np.cov(codes.T, bias=True), np.eye(5), atol=1e-3)
-    variances = np.linalg.eigvalsh(np.cov(fc6.T))[::-1]
-    assert whitening.kept == pytest.approx(variances[:5].sum() / variances.sum(), rel=1e-4)
+    for unit in range(5):
+        assert np.corrcoef(codes[:, unit], own[:, unit])[0, 1] > 0.9
+    assert 0.8 < whitening.kept < 1

@@ -1,10 +1,13 @@
-"""The teacher: a linear classifier on lite0's features, which never names what it was fitted to."""
+"""Tests the teacher, a linear classifier on lite0's features.
+
+It never gives a class to a photograph on which it was fitted.
+"""
 
 import numpy as np
 import pytest
 
+from gradgen.datasets import Dataset
 from gradgen.training import teacher
-from gradgen.training.data import Dataset
 
 
 def make_dataset(labels):
@@ -48,13 +51,18 @@ def test_nobody_is_named_by_one_who_was_told_his_label():
 def test_the_teacher_is_asked_once(tmp_path, monkeypatch, clouds):
     features, labels, _ = clouds
     data, path = make_dataset(labels), tmp_path / "checkpoints" / "lite0.safetensors"
-    monkeypatch.setattr(teacher, "all_features", lambda *_: features)
+    monkeypatch.setattr(teacher, "lite0_features", lambda *_, **__: features)
     first = teacher.ask(None, data, path)
-    np.testing.assert_allclose(first, teacher.name_classes(features, data), atol=5e-4)  # 11 bits
+    np.testing.assert_array_equal(first.named, teacher.name_classes(features, data))
+    # the classifier for other pictures is fitted to all of them
+    right = (np.asarray(first.naming(features)).argmax(1) == labels).mean()
+    assert right > (first.named.argmax(1) == labels).mean() - 0.02
 
-    monkeypatch.setattr(teacher, "all_features", None)  # asking again would fail
-    np.testing.assert_array_equal(teacher.ask(None, data, path), first)
+    monkeypatch.setattr(teacher, "lite0_features", None)  # asking again would fail
+    again = teacher.ask(None, data, path)
+    np.testing.assert_array_equal(again.named, first.named)
+    np.testing.assert_array_equal(again.naming.kernel, first.naming.kernel)
 
-    monkeypatch.setattr(teacher, "all_features", lambda *_: features[:3000])
+    monkeypatch.setattr(teacher, "lite0_features", lambda *_, **__: features[:3000])
     fewer = make_dataset(labels[:3000])  # of other data than the file's: asked anew
-    assert teacher.ask(None, fewer, path).shape == (3000, 3)
+    assert teacher.ask(None, fewer, path).named.shape == (3000, 3)

@@ -1,18 +1,16 @@
-"""`gradgen train` from a folder of class folders to a bundle that works."""
+"""Tests ``gradgen train``, from a folder of class folders to a bundle that works."""
 
 import json
 
 import numpy as np
 import pytest
-from flax import nnx
 from PIL import Image
 
-from gradgen.bundle import load_bundle
 from gradgen.cli.app import main
-from gradgen.models.tiny64 import FC6_SIZE, Discriminator, Encoder, Generator
-from gradgen.training.data import load_datasets
-from gradgen.training.export import export_bundle
-from gradgen.training.whitening import Whitening, code_statistics
+from gradgen.datasets import load_datasets, only_classes
+from gradgen.networks.load import load_bundle
+from gradgen.training import loop, pipeline, watch
+from tests.viewers import Viewer
 
 
 def make_photographs(folder, count=48):
@@ -25,81 +23,73 @@ def make_photographs(folder, count=48):
             Image.fromarray(pixels).save(folder / name / f"{index:02d}.png")
 
 
-@pytest.mark.slow
-def test_training_writes_a_bundle_that_tells_its_classes_apart(tmp_path):
-    make_photographs(tmp_path / "data")
-    arguments = ["train", str(tmp_path / "data"), "--out", str(tmp_path / "mine"),
-                 "--minutes", "1", "--batch-size", "16", "--code-size", "8"]  # fmt: skip
-    assert main(arguments) == 0
-    bundle = load_bundle(tmp_path / "mine")
-    card = json.loads((tmp_path / "mine" / "card.json").read_text())
-    assert card["metrics"]["val_top1"] == 1.0
-    assert card["code_size"] == bundle.code_size == 8
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """Photographs of two classes, and a small network in place of lite0."""
+    make_photographs(tmp_path / "data", count=24)
+    monkeypatch.setattr(pipeline, "load_lite_module", lambda folder: Viewer())
+    monkeypatch.setattr(pipeline, "DRAWN", 32)
+    monkeypatch.setattr(watch, "PICTURES", 40)
+    monkeypatch.setattr(loop, "REPORT_STEPS", 2)
+    return tmp_path
+
+
+@pytest.mark.slow  # compiles the steps of all three trainings twice
+def test_training_writes_a_bundle_and_goes_on_from_it(small):
+    mine, other = small / "mine", small / "other"
+    arguments = ["train", str(small / "data"), "--minutes", "0.01", "--batch-size", "8",
+                 "--code-size", "6"]  # fmt: skip
+    assert main([*arguments, "--out", str(mine), "--licence", "CC0-1.0"]) == 0
+    bundle = load_bundle(mine)
+    card = json.loads((mine / "card.json").read_text())
+    assert card["code_size"] == bundle.code_size == 6
+    assert card["architecture"]["sizes"]["generator"] == {
+        "num_classes": 2,
+        "finest": 16,
+        "blurred": True,
+    }
+    assert card["licence"] == "CC0-1.0"
+    assert card["recommended"] == {"likelihood_weight": 1.0}
     assert [label.name for label in bundle.classifier.labels] == ["bright", "dark"]
-    z = np.zeros((2, 8), np.float32)
-    images = bundle.generator.apply(bundle.generator.params, z)
-    assert images.shape == (2, 64, 64, 3)
-    assert (tmp_path / "mine" / "preview.png").is_file()
-
-    steps = card["training"]["generator"]["steps"]
-    assert main(arguments) == 0  # the budget is used up: the same weights again
-    again = json.loads((tmp_path / "mine" / "card.json").read_text())
-    assert again["training"]["generator"]["steps"] == steps
-    assert again["files"] == card["files"]
-
-
-@pytest.fixture(scope="module")
-def untrained(tmp_path_factory):
-    """Photographs of two classes and a bundle of untrained networks for them."""
-    folder = tmp_path_factory.mktemp("untrained")
-    make_photographs(folder / "data", count=24)
-    rng = np.random.default_rng(0)
-    train, _ = load_datasets(folder / "data", 64)
-    kernel = rng.normal(size=(FC6_SIZE, 8)).astype(np.float32)
-    export_bundle(
-        folder / "bundle",
-        "untrained",
-        encoder=Encoder(2, rngs=nnx.Rngs(0)),
-        generator=Generator(8, rngs=nnx.Rngs(1)),
-        discriminator=Discriminator(rngs=nnx.Rngs(2)),
-        whitening=Whitening(np.zeros(FC6_SIZE, np.float32), kernel, 0.5),
-        statistics=code_statistics(rng.normal(size=(len(train), 8)).astype(np.float32), train),
-        train=train,
-        temperature=1.25,
-        metrics={"val_top1": 0.5},
-        training={"command": "none"},
-        licence="MIT",
-        recommended={"likelihood_weight": 2.0},
+    assert bundle.generator.apply(bundle.generator.params, np.zeros((2, 6))).shape[1:] == (
+        64,
+        64,
+        3,
     )
-    return folder
+    images = np.zeros((2, 64, 64, 3), np.float32)
+    assert bundle.encoder.apply(bundle.encoder.params, images).shape == (2, 6)
+    assert np.isfinite(bundle.discriminator.apply(bundle.discriminator.params, images)).all()
+    assert (mine / "preview.png").is_file()
+    assert set(card["training"]) >= {"generator", "classifier", "discriminator", "command"}
+
+    assert main([*arguments, "--out", str(mine), "--licence", "CC0-1.0"]) == 0  # used up
+    assert json.loads((mine / "card.json").read_text())["files"] == card["files"]
+
+    again = [*arguments, "--out", str(other), "--from", str(mine), "--stage"]
+    assert main([*again, "others"]) == 1  # there is no generator yet
+    assert main([*again, "generator"]) == 0
+    assert not (other / "card.json").exists()
+    assert main([*again, "others"]) == 0
+    began = json.loads((other / "card.json").read_text())["training"]["from"]
+    assert began["files"] == card["files"]
 
 
-@pytest.mark.parametrize("extra", [["--no-lite0"], pytest.param([], marks=pytest.mark.slow)])
-def test_a_generator_is_trained_under_a_classifier_that_is_kept(untrained, tmp_path, extra):
-    arguments = ["train", str(untrained / "data"), "--from", str(untrained / "bundle"),
-                 "--stage", "generator", "--out", str(tmp_path / "mine"), "--minutes", "0.001",
-                 "--batch-size", "16", "--likelihood-weight", "4", *extra]  # fmt: skip
-    assert main(arguments) == 0
-    before, after = (
-        json.loads((folder / "card.json").read_text())
-        for folder in (untrained / "bundle", tmp_path / "mine")
-    )
-    changed = {name for name in after["files"] if after["files"][name] != before["files"][name]}
-    assert changed == {"generator.safetensors", "discriminator.safetensors"}
-    assert after["temperature"] == 1.25
-    assert after["metrics"]["val_top1"] == 0.5 and after["metrics"]["discriminator_auc"] > 0
-    assert after["training"]["from"]["files"] == before["files"]
-    assert after["training"]["generator"]["minutes"] == 0.001
-    assert after["training"]["generator"]["lite0"] == (not extra)
-    assert "classifier" not in after["training"]
-    assert after["recommended"] == {"likelihood_weight": 4.0}
-
-
-def test_a_classifier_of_other_classes_cannot_be_kept(untrained, tmp_path, capsys):
-    arguments = ["train", str(untrained / "data"), "--from", "tiny64", "--stage", "generator",
-                 "--out", str(tmp_path / "mine")]  # fmt: skip
-    assert main(arguments) == 2
-    assert "tiny64's 200 classes are not the 2 of the data" in capsys.readouterr().err
+def test_only_some_classes_are_trained_on(small, capsys):
+    make_photographs(small / "more", count=24)
+    (small / "more" / "bright").rename(small / "more" / "n01443537 goldfish")
+    (small / "more" / "dark").rename(small / "more" / "n02814860 beacon, lighthouse")
+    (small / "data" / "dark").rename(small / "more" / "dark")
+    train, val = load_datasets(small / "more", 64)
+    part = only_classes(train, ["beacon", " n01443537"])
+    assert part.classes == ("n02814860 beacon, lighthouse", "n01443537 goldfish")
+    beacons = train.images[train.labels == train.classes.index(part.classes[0])]
+    np.testing.assert_array_equal(part.images[part.labels == 0], beacons)
+    assert len(part) == 46 and len(only_classes(val, ["dark", "beacon"])) == 2
+    arguments = ["train", str(small / "more"), "--out", str(small / "x"), "--classes"]
+    assert main([*arguments, "beacon"]) == 2
+    assert "at least two classes are needed" in capsys.readouterr().err
+    assert main([*arguments, "beacon,zebra"]) == 2
+    assert "zebra" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -107,6 +97,7 @@ def test_a_classifier_of_other_classes_cannot_be_kept(untrained, tmp_path, capsy
     [
         ("--minutes", "0", "--minutes must be positive"),
         ("--stage", "x", "--stage must be one of"),
+        ("--batch-size", "2", "--batch-size must be at least"),
         ("--code-size", "1000", "--code-size must be between"),
         ("--precision", "float8", "--precision must be one of"),
     ],

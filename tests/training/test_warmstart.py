@@ -1,4 +1,6 @@
-"""Going on from earlier networks: what is put in changes nothing at first."""
+"""Tests that the first networks of a training compute the same as those from which it starts."""
+
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +10,9 @@ from flax import nnx
 
 from gradgen.errors import UsageError
 from gradgen.models.layers import fold_batch_norm
-from gradgen.models.tiny64 import Encoder, Generator
+from gradgen.models.tiny64 import Encoder, EncoderSizes, Generator, GeneratorSizes
 from gradgen.training import loop, warmstart
+from gradgen.weights.cards import Card
 
 
 @pytest.fixture(scope="module")
@@ -52,17 +55,40 @@ def test_other_classes_get_a_new_last_layer_only(encoder, images):
     np.testing.assert_allclose(found["fc7"], encoder(images)["fc7"], rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("new_size", [6, 4])
-def test_a_turned_generator_draws_the_same_pictures_from_turned_codes(new_size):
-    """New codes are a rotation of the old ones (or, if shorter, of those of their subspace)."""
-    rng = np.random.default_rng(0)
-    rotation = np.linalg.qr(rng.normal(size=(6, 6)))[0][:new_size]
-    new = rng.normal(size=(500, new_size)).astype(np.float32)
-    old = (new @ rotation).astype(np.float32)
-    generator = Generator(6, rngs=nnx.Rngs(0))
-    expected = generator(jnp.asarray(old[:5]))
-    turned = warmstart.turn_codes(generator, old, new)
-    np.testing.assert_allclose(turned(jnp.asarray(new[:5])), expected, atol=1e-4)
+def test_other_sizes_keep_what_comes_before_them(encoder, images):
+    normed = warmstart.add_batch_norms(encoder, images, 7, sizes=EncoderSizes(192, 32, 16))
+    found, expected = normed(images), encoder(images)
+    np.testing.assert_allclose(found["conv3"], expected["conv3"], rtol=1e-3, atol=1e-3)
+    assert found["fc6"].shape == (24, 32) and found["fc8"].shape == (24, 7)
+
+
+@pytest.fixture(scope="module")
+def earlier():
+    """A bundle whose classes are a, b, c, with mean codes 0.5, 1.5, 2.5 in every unit."""
+    generator = Generator(12, rngs=nnx.Rngs(0))
+    means = np.broadcast_to(np.arange(3)[:, None] + 0.5, (3, 12)).astype(np.float32)
+    card = Card("earlier", "bundle", labels=("a", "n00000001 b, beta", "c"))
+    modules = SimpleNamespace(generator=generator)
+    return warmstart.Start(modules, None, {"class_mean": means}, card)
+
+
+def test_a_generator_that_is_told_classes_begins_with_the_earlier_ones_pictures(earlier):
+    """A code whose class is certain is the class's mean code plus the earlier code of the rest."""
+    sizes = GeneratorSizes(num_classes=2, finest=16, blurred=False)
+    made = warmstart.adapt_generator(earlier, 8, sizes, ("n00000001 b, beta", "elsewhere"))
+    z = np.array(jax.random.normal(jax.random.key(0), (4, 8)))
+    z[:, 0] = 30.0  # certainly of the first class: b
+    made.conv7.kernel[:, :, 8:] = 0.0  # the new channels, which begin near zero
+    old = np.zeros((4, 12), np.float32)
+    old[:, :6], old[:, 6:8] = z[:, 2:], z[:, :2]
+    expected = earlier.modules.generator(old + 1.5)
+    np.testing.assert_allclose(made(z), expected, atol=1e-4)
+    again = SimpleNamespace(
+        modules=SimpleNamespace(generator=made), card=earlier.card, statistics=earlier.statistics
+    )
+    assert warmstart.adapt_generator(again, 8, sizes, ("x", "y")) is made
+    with pytest.raises(UsageError, match="cannot be given 6 and 3"):
+        warmstart.adapt_generator(again, 6, GeneratorSizes(3), ("x", "y", "z"))
 
 
 def test_an_unknown_bundle_to_start_from_is_one_clear_error():

@@ -1,4 +1,4 @@
-"""The wanted member of a zip or tar, whatever else is in it."""
+"""Tests that the wanted file of a zip or tar is found, whatever else the archive holds."""
 
 import io
 import random

@@ -1,4 +1,4 @@
-"""Which network a file is of, and what its card says; on small networks that share their layers."""
+"""Tests how files are recognised and what their card says, on small networks with equal layers."""
 
 import json
 
@@ -8,8 +8,8 @@ from flax import nnx
 
 from gradgen.errors import GradgenError, UsageError
 from gradgen.models.caffe_layers import Dense
+from gradgen.models.published import Architecture
 from gradgen.weights import convert as cv
-from gradgen.weights.networks import Architecture
 from gradgen.weights.store import load_arrays
 from tests import caffe_files
 
@@ -28,8 +28,8 @@ def networks(monkeypatch):
         "deepsim-fc7": Architecture(lambda rngs: Small(7, rngs)),
         "places205": Architecture(lambda rngs: Small(5, rngs)),
     }
-    for name, plan in known.items():
-        monkeypatch.setitem(cv.ARCHITECTURES, name, plan)
+    for name, network in known.items():
+        monkeypatch.setitem(cv.ARCHITECTURES, name, network)
     for name in set(cv.ARCHITECTURES) - set(known):
         monkeypatch.delitem(cv.ARCHITECTURES, name)
 
@@ -71,7 +71,7 @@ def test_the_card_says_where_weights_come_from_and_the_file_holds_them(tmp_path)
     origin = cv.Origin("Places", ("http://x/y.tar.gz",), "y", "ask them")
     folder = cv.convert("places205", [file], tmp_path / "out", origin)
     card = json.loads((folder / "card.json").read_text())
-    assert card["architecture"] == "places205" and card["licence"] == "ask them"
+    assert card["architecture"] == {"name": "places205"} and card["licence"] == "ask them"
     assert card["source"]["urls"] == ["http://x/y.tar.gz"] and card["source"]["member"] == "y"
     assert card["converted"].startswith("20") and len(card["source"]["sha256"][0]) == 64
     kernel = load_arrays(folder / "weights.safetensors")["fc6.kernel"]

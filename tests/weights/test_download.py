@@ -1,4 +1,4 @@
-"""Downloads from a server on loopback that breaks off, lies, changes its mind, is slow."""
+"""Tests downloads from a server on loopback that breaks off, lies, changes files or is slow."""
 
 import hashlib
 import resource
@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from gradgen.errors import GradgenError, UsageError
-from gradgen.weights.download import Source, digest, download
+from gradgen.weights import download as downloading
+from gradgen.weights.download import Source, digest, download, drop_unproven, remember
 from tests.web_server import Server
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
@@ -72,12 +73,22 @@ def test_a_file_arrives_whole_is_checked_and_asked_for_once(server, tmp_path, ch
         ([("break", 100_000), ("wrong range",)], 3),
         ([("break", 100_000), 416], 3),
         ([("break", 50_000)] * 5, 6),  # more failures than attempts, but each brings it further
+        ([("page", b"")], 2),
+        ([("nothing",), ("garbage",)], 3),
+        ([("break", 100_000), ("end", -9)], 3),
+        ([("break", 100_000), ("total", 9)], 3),
+        ([("break", 100_000), ("page", b"")], 3),
+        ([("chunks",)], 1),
+        ([("no length",)], 1),
+        ([("broken chunks",)], 2),
     ],
 )
-def test_a_download_that_fails_goes_on(server, tmp_path, faults, requests):
+@pytest.mark.parametrize("checksum", [SHA1, None])
+def test_a_download_that_fails_goes_on(server, tmp_path, faults, requests, checksum):
     server.faults["net.bin"] = list(faults)
-    assert get(server, tmp_path).read_bytes() == CONTENT
-    assert server.asked["net.bin"] == requests
+    assert get(server, tmp_path, checksum).read_bytes() == CONTENT
+    if checksum is not None:  # without, it begins anew where in doubt
+        assert server.asked["net.bin"] == requests
 
 
 def test_a_download_goes_on_where_it_stopped_also_in_another_session(server, tmp_path):
@@ -116,14 +127,59 @@ def test_what_is_not_the_published_file_is_refused_and_nothing_is_kept(server, t
     assert left_over(tmp_path) == []
 
 
-def test_without_a_published_checksum_the_first_one_seen_counts(server, tmp_path):
-    get(server, tmp_path, None).unlink()
-    assert get(server, tmp_path, None).read_bytes() == CONTENT
-    get(server, tmp_path, None).unlink()
+def test_without_a_published_checksum_the_first_one_that_proved_itself_counts(server, tmp_path):
+    source = Source(f"{server.url}/net.bin")
+    server.faults["net.bin"] = [("page", b"the disk of the server is on fire")]
+    bad = get(server, tmp_path, None)
+    assert drop_unproven(source, tmp_path) and not bad.exists()
+    good = get(server, tmp_path, None)  # nothing was remembered of the bad one
+    assert good.read_bytes() == CONTENT
+    remember(good, source, tmp_path)
+    assert not drop_unproven(source, tmp_path)
+    good.unlink()
     server.files["net.bin"] = CONTENT[::-1]
-    with pytest.raises(GradgenError, match=r"differs from the one seen at first.*checksums\.json"):
+    with pytest.raises(GradgenError, match=r"differs from the one used at first.*checksums\.json"):
         get(server, tmp_path, None)
     assert left_over(tmp_path) == []
+    server.files["net.bin"] = CONTENT
+    assert get(server, tmp_path, None).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("checksum", [SHA1, None])
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (("page", b""), "empty file"),
+        (("nothing",), "attempts"),
+        (("garbage",), "attempts"),
+        (("packed",), "packed"),
+        (("page", b"\n <!DOCTYPE html><title>Sorry</title>"), "web page"),
+        (("page", b"<?xml version='1.0'?><Error>NoSuchKey</Error>"), "web page"),
+        (("endless",), "more than"),
+    ],
+)
+def test_a_server_that_never_sends_the_file_leaves_nothing_that_counts(
+    server, tmp_path, fault, message, checksum, monkeypatch
+):
+    monkeypatch.setattr(downloading, "LARGEST", 10**6)
+    server.faults["net.bin"] = [fault] * 20
+    with pytest.raises(GradgenError, match=message):
+        get(server, tmp_path, checksum)
+    assert [name for name in left_over(tmp_path) if not name.endswith(".part")] == []
+    server.faults["net.bin"] = []
+    assert get(server, tmp_path, checksum).read_bytes() == CONTENT
+
+
+def test_notes_beside_the_downloads_that_are_broken_are_as_if_there_were_none(server, tmp_path):
+    source = Source(f"{server.url}/net.bin")
+    (tmp_path / "checksums.json").write_bytes(b"\xff" * 100)
+    server.faults["net.bin"] = [("break", 100_000), 500, 500, 500]
+    with pytest.raises(GradgenError):
+        get(server, tmp_path)
+    (tmp_path / f"{source.file_name}.part.json").write_text(
+        '{"url": 7, "validator": [], "total": {'
+    )
+    assert get(server, tmp_path).read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize(

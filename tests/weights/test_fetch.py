@@ -1,20 +1,27 @@
-"""`gradgen weights` from end to end, against a server on loopback and a registry of its own.
+"""Tests ``gradgen weights`` from end to end, with a server on loopback and a registry of its own.
 
-The networks are full-size ones with random weights; GoogLeNet and DCGAN, since they are small.
+The networks are GoogLeNet and DCGAN, because they are small. They have their full size and random
+weights.
 """
 
 import hashlib
 import io
 import json
+import signal
+import subprocess
+import sys
 import tarfile
 import threading
+import time
 import zipfile
 
 import numpy as np
 import pytest
+from PIL import Image
 
+import gradgen
 from gradgen.cli import app as program
-from gradgen.errors import GradgenError
+from gradgen.errors import GradgenError, UsageError
 from gradgen.weights import registry
 from tests import caffe_files
 from tests.models.test_dcgan import npy_arrays, write_npy
@@ -168,6 +175,30 @@ def test_what_fails_is_named_and_the_rest_is_fetched(store, capsys):
     assert not (registry.store_dir() / "googlenet").exists()
 
 
+def test_the_same_from_python(store, tmp_path):
+    fetched = gradgen.fetch("googlenet", only=True)
+    assert fetched.new == ("googlenet",)
+    assert fetched.folders == {"googlenet": registry.store_dir() / "googlenet"}
+    pictures = tmp_path / "photographs"
+    pictures.mkdir()
+    for index in range(3):
+        pixels = np.random.default_rng(index).integers(0, 256, (40, 40, 3), np.uint8)
+        Image.fromarray(pixels).save(pictures / f"{index}.png")
+    (pictures / "broken.png").write_bytes(b"nonsense")
+    seen = []
+    again = gradgen.fetch(
+        ["googlenet"], reference=pictures, on_picture=lambda *facts: seen.append(facts)
+    )
+    assert again.new == ("dcgan",) and again.reference["images"] == 3
+    assert [facts[:2] for facts in seen] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert "broken.png" in str(seen[3][2]) and seen[0][2] is None
+    with pytest.raises(UsageError, match="reference photographs are for dcgan"):
+        gradgen.fetch("zipped", reference=pictures)
+    store.files.clear()
+    with pytest.raises(GradgenError, match=r"^not fetched: zipped: .*; tarred: "):
+        gradgen.fetch(["zipped", "tarred"])
+
+
 def test_a_file_of_ones_own_is_checked_too(store, capsys, tmp_path, googlenet):
     own = tmp_path / "mine.caffemodel"
     own.write_bytes(googlenet)
@@ -207,12 +238,12 @@ def test_a_caffemodel_is_known_by_its_layers(store, tmp_path, capsys, googlenet)
 
 
 def test_two_that_fetch_at_once_convert_once(store):
-    from gradgen.weights.fetch import fetch
+    from gradgen.weights.fetch import fetch_network
 
     entry = registry.read_registry()["googlenet"]
     store.faults["googlenet.caffemodel"] = [("slow", 0.5)]
     done = []
-    threads = [threading.Thread(target=lambda: done.append(fetch(entry))) for _ in range(3)]
+    threads = [threading.Thread(target=lambda: done.append(fetch_network(entry))) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -271,15 +302,88 @@ def test_a_registry_that_makes_no_sense_is_one_clear_error(tmp_path, text, messa
 
 def test_the_registry_that_comes_with_gradgen_names_known_networks_and_bundles(monkeypatch):
     monkeypatch.delenv("GRADGEN_REGISTRY", raising=False)
-    from gradgen.catalog import ORIGINALS
-    from gradgen.weights.networks import ARCHITECTURES
+    from gradgen.models.published import ARCHITECTURES
+    from gradgen.networks.catalog import PAPER_BUNDLES
 
     entries = registry.read_registry()
     assert set(entries) == set(ARCHITECTURES)
     assert all(entry.network in ARCHITECTURES for entry in entries.values())
     named = {bundle for entry in entries.values() for bundle in entry.bundles}
-    assert named == set(ORIGINALS)
-    for bundle in named:
+    assert named == set(PAPER_BUNDLES)
+    for bundle, networks in PAPER_BUNDLES.items():
         needed = {entry.name for entry in registry.find_entries(bundle)}
         assert needed == {"deepsim-fc6", "caffenet", "dcgan", bundle}
+        parts = (networks.classifier, networks.generator, networks.encoder, networks.discriminator)
+        assert needed == set(parts)
     assert len(entries["dcgan"].git_blobs) == 17
+
+
+def test_what_does_not_convert_is_dropped_and_does_not_count_against_the_good_file(store, capsys):
+    pages = [b"the disk of the server is on fire", zipped(b"not a network"), bytes(5000)]
+    for page in pages:
+        store.faults["all.zip"] = [("page", page)]
+        assert run("fetch", "zipped") == 1
+        assert "so it was dropped" in capsys.readouterr().err
+        assert not (registry.store_dir() / "zipped").exists()
+        assert [p.name for p in registry.downloads_dir().iterdir() if p.suffix != ".lock"] == []
+    assert run("fetch", "zipped") == 0
+    assert run("verify", "zipped") == 0
+
+
+def test_a_file_that_changed_after_it_proved_itself_is_refused(store, capsys, googlenet):
+    assert run("fetch", "zipped") == 0
+    assert run("remove", "zipped") == 0
+    good = store.files["all.zip"]
+    store.files["all.zip"] = zipped(googlenet[:-4] + b"\x00\x00\x80?")  # the last weight is 1
+    assert run("fetch", "zipped") == 1
+    assert "differs from the one used at first" in capsys.readouterr().err
+    store.files["all.zip"] = good
+    assert run("fetch", "zipped") == 0
+
+
+def test_a_full_disk_while_converting_does_not_cost_the_download(store, capsys, monkeypatch):
+    from gradgen.weights import convert
+
+    def full(path, *_, **__):
+        raise OSError(28, "No space left on device", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(convert, "save_arrays", full)
+        assert run("fetch", "zipped") == 1
+    assert "No space left on device" in capsys.readouterr().err
+    assert run("fetch", "zipped") == 0
+    assert store.asked["all.zip"] == 1
+
+
+def test_a_network_with_a_number_that_is_not_finite_is_refused_by_name(store, capsys, tmp_path):
+    weights = caffe_files.googlenet().random_weights()
+    weights["conv2/3x3"][0][3, 1, 0, 2] = np.inf
+    own = tmp_path / "mine.caffemodel"
+    own.write_bytes(caffe_files.caffemodel(weights))
+    assert run("fetch", "tarred", "--file", own) == 1
+    said = capsys.readouterr().err
+    assert "mine.caffemodel: 1 of the 110592 numbers of layers.conv2/3x3.kernel are" in said
+    assert not (registry.store_dir() / "tarred").exists()
+
+
+FETCH = """
+from gradgen.weights.fetch import fetch
+print(bool(fetch("zipped", only=True).new))
+"""
+
+
+def test_killed_in_the_middle_it_goes_on_and_two_processes_convert_once(store):
+    command = [sys.executable, "-c", FETCH]
+    store.faults["all.zip"] = [("slow", 60.0)]
+    with subprocess.Popen(command) as process:
+        part = None
+        while part is None or part.stat().st_size < 10**6:
+            assert process.poll() is None
+            time.sleep(0.05)
+            part = next(iter(registry.downloads_dir().glob("*.part")), None)
+        process.send_signal(signal.SIGKILL)
+    assert not (registry.store_dir() / "zipped").exists()
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert sorted(process.communicate()[0] for process in both) == ["False\n", "True\n"]
+    assert store.asked["all.zip"] == 2  # the one that was killed, and one more
+    assert run("verify", "zipped") == 0

@@ -7,9 +7,9 @@ import pytest
 from flax import nnx
 from jax import lax
 
-from gradgen.models import winograd
 from gradgen.models.caffe_layers import Conv, Deconv
-from gradgen.models.doubling import TransformedDoubling, doubling_convolution
+from gradgen.models.fast import winograd
+from gradgen.models.fast.doubling import TransformedDoubling, doubling_convolution
 from gradgen.models.layers import LAYOUT, Affine, Residual, UnshuffledConv, conv2d
 
 

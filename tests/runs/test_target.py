@@ -1,4 +1,4 @@
-"""The target density against SciPy, finite differences and a plain reading of DGN-AM's rule."""
+"""Tests the target density against SciPy, finite differences and DGN-AM's rule as it is written."""
 
 from functools import partial
 
@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gradgen.bundle import load_bundle
-from gradgen.target import make_target
+from gradgen.networks.load import load_bundle
+from gradgen.runs.target import make_target
 
 BEACON = 124  # any class will do
 

@@ -1,19 +1,26 @@
-"""A run's folder: its files, that it resumes bit by bit, that a recipe gives the same pixels."""
+"""Tests a run's folder: its files, resuming with the same bits, recipes with the same pixels."""
 
 import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from gradgen import run
 from gradgen.errors import GradgenError, UsageError
 from gradgen.images import decode, read_recipe, save_png
-from gradgen.samples import read_record, write_record
-from gradgen.sampling import sample
+from gradgen.runs import folder as folders
+from gradgen.runs import run
+from gradgen.runs.folder import clear_run, locked
+from gradgen.runs.record import Gradients, read_record, write_record
+from gradgen.runs.sample import sample
 
 GIVEN = {
     "classes": ("goldfish", "beacon"),
+    "bundle": "tiny64",
     "method": "mala",
     "budget": 20,
     "num_chains": 2,
@@ -44,8 +51,8 @@ def assert_same_results(folder, other):
     assert mine.keys() == theirs.keys()
     for name, values in mine.items():
         np.testing.assert_array_equal(values, theirs[name], err_msg=name)
-    names = read_record(other)["pictures"]
-    assert read_record(folder)["pictures"] == names
+    names = read_record(other).pictures
+    assert read_record(folder).pictures == names
     for name in names:
         np.testing.assert_array_equal(decode(folder / name), decode(other / name))
 
@@ -59,18 +66,23 @@ def stop_after(count):
 def test_a_run_is_a_folder_that_says_how_it_was_made(whole):
     folder, samples = whole
     pictures = [f"{name}-0{i}.png" for name in ("goldfish", "beacon") for i in (0, 1)]
-    others = ["grid.png", "trace.png", "run.json", "chains.npz"]
+    others = ["grid.png", "trace.png", "run.json", "chains.npz", "states"]
     assert sorted(path.name for path in folder.iterdir()) == sorted(pictures + others)
     record = read_record(folder)
-    assert record["status"] == "finished"
-    assert record["command"] == ["gradgen"]
-    assert record["settings"]["budget"] == 20
-    assert record["settings"]["likelihood_weight"] > 0
-    assert record["gradient_evaluations"] == {"per_chain": 21, "total": 84}
-    assert len(record["bundle"]["generator"]["sha256"]) == 64
-    assert record["device"]["platform"]
-    diagnostics = record["classes"][0]["diagnostics"]
-    assert set(diagnostics) == {"log_density", *(f"projection_{i}" for i in range(4))}
+    assert record.finished
+    assert record.command == ("gradgen",)
+    assert record.settings.budget == 20
+    assert record.settings.likelihood_weight > 0
+    assert record.gradient_evaluations == Gradients(per_chain=21, total=84)
+    assert len(record.bundle.generator.sha256) == 64
+    assert record.device.platform
+    diagnostics = record.classes[0].diagnostics
+    assert set(diagnostics) == {
+        *("log_density", "log_likelihood", "squared_norm"),
+        *(f"projection_{i}" for i in range(4)),
+        *(f"log_probabilities_{i}" for i in range(2)),
+    }
+    assert (record.classes[0].divergent, record.classes[0].nan_proposals) == (0, 0)
     assert diagnostics["log_density"]["r_hat"] > 0.5
     for index, name in enumerate(pictures):
         with Image.open(folder / name) as image:
@@ -83,7 +95,7 @@ def test_a_run_is_a_folder_that_says_how_it_was_made(whole):
 
 def test_python_and_a_run_give_the_same(whole):
     options = {**GIVEN}
-    drawn = sample("tiny64", options.pop("classes"), **options)
+    drawn = sample(options.pop("bundle"), options.pop("classes"), **options)
     np.testing.assert_array_equal(drawn.codes, whole[1].codes)
     np.testing.assert_array_equal(drawn.images, whole[1].images)
 
@@ -93,13 +105,13 @@ def test_an_interrupted_run_resumes_to_the_very_same_bits(whole, tmp_path, block
     # block 1 ends within the warm-up of the first class, block 6 in the middle of the second
     begun = run.begin(GIVEN, out=tmp_path / "run")
     partial = begun.execute(stop=stop_after(blocks))
-    assert partial.record["status"] == "interrupted"
+    assert partial.record.status == "interrupted"
     assert len(list((tmp_path / "run").glob("*-0?.png"))) == (2 if blocks < 5 else 4)
     resumed = run.resume(tmp_path / "run", {"budget": 20, "classes": ["goldfish", "beacon"]})
     assert len(resumed.checkpoints) == 1
     assert len(resumed.finished) == (blocks > 4)
-    created = read_record(tmp_path / "run")["created"]
-    assert resumed.execute().record["created"] == created
+    created = read_record(tmp_path / "run").created
+    assert resumed.execute().record.created == created
     assert_same_results(tmp_path / "run", whole[0])
     assert not (tmp_path / "run" / "checkpoint").exists()
 
@@ -115,7 +127,7 @@ def test_a_run_that_was_killed_resumes_from_its_last_checkpoint(whole, tmp_path)
 
     with pytest.raises(RuntimeError, match="killed"):
         begun.execute(on_progress=crash)
-    assert read_record(tmp_path / "run")["status"] == "running"
+    assert read_record(tmp_path / "run").status == "running"
     resumed = run.resume(tmp_path / "run", {})
     again = []
     resumed.execute(on_progress=lambda block: again.append(block.step))
@@ -125,9 +137,9 @@ def test_a_run_that_was_killed_resumes_from_its_last_checkpoint(whole, tmp_path)
 
 def test_resuming_with_other_options_is_refused_and_names_them(tmp_path):
     run.begin(GIVEN, out=tmp_path / "run")  # not even started
-    with pytest.raises(UsageError, match="budget: 30, not 20; seed: 8, not 7"):
+    with pytest.raises(UsageError, match="`budget`: 30, not 20; `seed`: 8, not 7"):
         run.resume(tmp_path / "run", {"budget": 30, "seed": 8, "num_chains": 2})
-    with pytest.raises(UsageError, match="clip_mode: project, not none"):
+    with pytest.raises(UsageError, match="`clip_mode`: project, not none"):
         run.resume(tmp_path / "run", {}, clip=True)
     with pytest.raises(UsageError, match=r"run\.json"):
         run.resume(tmp_path, {})
@@ -135,14 +147,15 @@ def test_resuming_with_other_options_is_refused_and_names_them(tmp_path):
 
 def test_a_finished_run_has_nothing_to_resume(whole):
     record = run.resume(whole[0], {})
-    assert record["status"] == "finished"
+    assert record.finished
 
 
 def test_other_weights_are_refused_unless_forced(tmp_path):
     folder = run.begin(GIVEN, out=tmp_path / "run").folder
     record = read_record(folder)
-    record["classes"][0]["classifier"]["sha256"] = "0" * 64
-    write_record(folder, record)
+    changed = replace(record.classes[0].classifier, sha256="0" * 64)
+    classes = (replace(record.classes[0], classifier=changed), *record.classes[1:])
+    write_record(folder, replace(record, classes=classes))
     with pytest.raises(GradgenError, match=r"classifier tiny64 was 000000000000…, is .*--force"):
         run.resume(folder, {})
     assert any("not the weights" in note for note in run.resume(folder, {}, force=True).notes)
@@ -177,7 +190,7 @@ def test_the_recipe_of_an_interrupted_runs_picture_stops_where_it_did(whole, tmp
     picture = tmp_path / "run" / "goldfish-01.png"
     assert read_recipe(picture)["steps"] == 10
     samples = run.from_recipe(picture, {}, out=tmp_path / "again").execute()
-    assert samples.record["classes"][0]["steps"] == [10]
+    assert samples.record.classes[0].steps == (10,)
     assert run.same_pixels(picture, samples.images[0])[0]
     assert not run.same_pixels(whole[0] / "goldfish-01.png", samples.images[0])[0]
 
@@ -185,7 +198,7 @@ def test_the_recipe_of_an_interrupted_runs_picture_stops_where_it_did(whole, tmp
 def test_recipes_that_cannot_be_followed_are_refused(whole, tmp_path):
     picture = whole[0] / "beacon-00.png"
     recipe = read_recipe(picture)
-    with pytest.raises(UsageError, match="seed: 8, not 7"):
+    with pytest.raises(UsageError, match="`seed`: 8, not 7"):
         run.from_recipe(picture, {"seed": 8}, out=tmp_path / "x")
 
     def altered(**changes):
@@ -197,7 +210,7 @@ def test_recipes_that_cannot_be_followed_are_refused(whole, tmp_path):
         run.from_recipe(altered(weights=other), {}, out=tmp_path / "x")
     with pytest.raises(UsageError, match="gradgen recipe 9"):
         run.from_recipe(altered(format="gradgen recipe 9"), {}, out=tmp_path / "x")
-    with pytest.raises(GradgenError, match="recipe is broken"):
+    with pytest.raises(GradgenError, match="recipe of .* is broken: weights"):
         run.from_recipe(altered(weights=3), {}, out=tmp_path / "x")
     with pytest.raises(GradgenError, match="no chain 99"):
         run.from_recipe(altered(chain=99), {}, out=tmp_path / "x")
@@ -221,22 +234,22 @@ def test_replacing_a_run_never_reaches_outside_its_folder(tmp_path):
     outside = tmp_path / "precious.png"
     outside.write_bytes(b"keep")
     folder = run.begin(GIVEN, out=tmp_path / "run").folder
-    write_record(folder, {**read_record(folder), "pictures": ["../precious.png", str(outside)]})
-    run.clear_run(folder)
+    pictures = ("../precious.png", str(outside))
+    write_record(folder, replace(read_record(folder), pictures=pictures))
+    clear_run(folder)
     assert outside.read_bytes() == b"keep"
 
 
 def test_two_processes_do_not_work_in_one_folder(tmp_path):
     begun = run.begin(GIVEN, out=tmp_path / "run")
-    work = begun.folder / "checkpoint"
-    work.mkdir()
-    with run.locked(work / "lock-0"), pytest.raises(UsageError, match="another process"):
+    (begun.folder / "checkpoint").mkdir()
+    with locked(begun.folder), pytest.raises(UsageError, match="another process"):
         begun.execute()
 
 
 def test_runs_of_the_same_second_get_folders_of_their_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    first, second = (run._new_folder("20260101-000000-beacon-hmc-0") for _ in range(2))
+    first, second = (folders._new_folder("20260101-000000-beacon-hmc-0") for _ in range(2))
     assert first != second
     assert second.name == "20260101-000000-beacon-hmc-0-2"
 
@@ -298,3 +311,33 @@ def test_an_animation_has_a_bounded_number_of_frames(tmp_path):
     given = {**GIVEN, "classes": ("goldfish",), "method": "map", "budget": 150, "block_size": 1}
     run.begin(given, out=tmp_path / "run", animate=True).execute()
     assert 40 < len(frames_of(tmp_path / "run" / "animation.webp")) <= 62
+
+
+def test_a_run_that_was_animated_leaves_nothing_behind_when_it_is_replaced(tmp_path):
+    folder = run.begin(GIVEN, out=tmp_path / "run").folder
+    for name in ("animation.webp", "diagnosis.png", "diagnosis-beacon.png"):
+        (folder / name).write_bytes(b"of the old run")
+    run.begin(GIVEN, out=folder, force=True)
+    assert [path.name for path in folder.iterdir()] == ["run.json"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "threads"),
+    [({"NPROC": "1"}, 1), ({"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"}, 1), ({}, None)],
+)
+def test_the_threads_that_are_recorded_are_those_that_compute(environment, threads):
+    code = (
+        "import jax, jax.numpy as jnp, os; from gradgen.runs.plan import cpu_threads\n"
+        "x = jnp.ones((500, 500)); (x @ x).block_until_ready()\n"
+        "tasks = '/proc/self/task'\n"
+        "names = [open(f'{tasks}/{t}/comm').read() for t in os.listdir(tasks)]\n"
+        "print(cpu_threads(), sum('XLAEigen' in name for name in names))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "JAX_PLATFORMS": "cpu", **environment},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    told, seen = map(int, done.stdout.split())
+    assert told == (threads or len(os.sched_getaffinity(0)))
+    if "XLA_FLAGS" not in environment:  # the pool is there all the same, and idle
+        assert seen == told

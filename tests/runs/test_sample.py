@@ -1,4 +1,4 @@
-"""Sampling with the real networks: few chains, few steps, compared with direct computations."""
+"""Tests sampling with the real networks, few chains and few steps, against direct computations."""
 
 import jax
 import numpy as np
@@ -8,14 +8,12 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from gradgen import load_bundle
-from gradgen.batches import batches_of, chains_that_fit, most_chains
+from gradgen.code_bounds import Statistics
 from gradgen.errors import GradgenError, UsageError
 from gradgen.images import to_uint8
-from gradgen.plan import groups_of, prepare
-from gradgen.samples import bounds_from_json, bounds_to_json
-from gradgen.sampling import chain_keys, sample, starting_codes
-from gradgen.settings import make_settings
-from gradgen.statistics import Statistics
+from gradgen.runs.plan import batches_of, chains_that_fit, groups_of, most_chains, prepare
+from gradgen.runs.sample import chain_keys, sample, starting_codes
+from gradgen.runs.settings import make_settings
 
 # One form for most tests: what is compiled once serves them all.
 SMALL = {"method": "mala", "budget": 20, "num_chains": 2, "block_size": 5}
@@ -122,7 +120,7 @@ def test_densities_are_those_of_the_networks_called_directly(bundle, two_classes
     index = [bundle.classifier.labels.find(name).index for name in ("goldfish", "beacon")]
     expected = log_p[np.arange(4), np.repeat(index, 2)]
     np.testing.assert_allclose(two_classes.log_likelihood, expected, atol=1e-4)
-    weight = bundle.card["recommended"]["likelihood_weight"]
+    weight = bundle.card.likelihood_weight
     log_prior = stats.norm.logpdf(codes.astype(np.float64)).sum(1)
     np.testing.assert_allclose(two_classes.log_density, weight * expected + log_prior, atol=2e-3)
     # compiled as another program, a pixel may round the other way
@@ -133,15 +131,13 @@ def test_densities_are_those_of_the_networks_called_directly(bundle, two_classes
 
 def test_traces_end_where_the_chains_are(two_classes):
     traces = two_classes.traces
-    assert traces["step"].tolist() == list(range(1, 21))
-    np.testing.assert_array_equal(traces["log_likelihood"][:, -1], two_classes.log_likelihood)
-    np.testing.assert_allclose(
-        traces["squared_norm"][:, -1], (two_classes.codes**2).sum(1), rtol=1e-5
-    )
-    own = two_classes.record["classes"][1]
-    after_warmup = traces["acceptance"][2:, two_classes.record["warmup_steps"] :]
-    assert own["acceptance"] == pytest.approx(after_warmup.mean(), abs=1e-5)
-    assert own["chains"] == [0, 1]
+    assert traces.step.tolist() == list(range(1, 21))
+    np.testing.assert_array_equal(traces.log_likelihood[:, -1], two_classes.log_likelihood)
+    np.testing.assert_allclose(traces.squared_norm[:, -1], (two_classes.codes**2).sum(1), rtol=1e-5)
+    own = two_classes.record.classes[1]
+    after_warmup = traces.acceptance[2:, two_classes.record.warmup_steps :]
+    assert own.acceptance == pytest.approx(after_warmup.mean(), abs=1e-5)
+    assert own.chains == (0, 1)
 
 
 def test_a_class_gives_the_same_pictures_alone_or_among_others(bundle, two_classes):
@@ -157,7 +153,7 @@ def test_chains_beyond_those_asked_for_are_thrown_away(bundle, two_classes):
     assert len(batched) == 3
     assert batched.chain.tolist() == [0, 1, 2]
     np.testing.assert_array_equal(batched.codes[:2], two_classes.codes[2:])
-    total = batched.record["gradient_evaluations"]["total"]
+    total = batched.record.gradient_evaluations.total
     assert total == 4 * 21  # the thrown-away chain cost as much as the others
 
 
@@ -167,10 +163,10 @@ def test_an_interrupt_gives_what_is_there(bundle, two_classes):
             raise KeyboardInterrupt
 
     partial = sample(bundle, ["goldfish", "beacon"], seed=3, on_block=on_block, **SMALL)
-    assert partial.record["status"] == "interrupted"
-    assert [job["steps"] for job in partial.record["classes"]] == [[20, 20], [10, 10]]
+    assert partial.record.status == "interrupted"
+    assert [job.steps for job in partial.record.classes] == [(20, 20), (10, 10)]
     np.testing.assert_array_equal(partial.codes[:2], two_classes.codes[:2])
-    trace, whole = partial.traces["log_density"], two_classes.traces["log_density"]
+    trace, whole = partial.traces.log_density, two_classes.traces.log_density
     np.testing.assert_array_equal(trace[2:, :10], whole[2:, :10])
     assert np.isnan(trace[2:, 10:]).all()
 
@@ -184,9 +180,9 @@ def test_map_climbs_and_stays_in_the_box_of_its_class(bundle):
     slack = 1e-5 * (1 + abs(mean))
     assert (climbed.codes >= mean - 0.5 * std - slack).all()
     assert (climbed.codes <= mean + 0.5 * std + slack).all()
-    assert (climbed.log_density > climbed.traces["log_density"][:, 0]).all()
-    assert climbed.record["classes"][0]["acceptance"] is None
-    assert climbed.record["classes"][0]["clip_scope"] == "class"
+    assert (climbed.log_density > climbed.traces.log_density[:, 0]).all()
+    assert climbed.record.classes[0].acceptance is None
+    assert climbed.record.classes[0].clip_scope == "class"
 
 
 def test_a_class_that_only_lite0_knows_is_judged_by_lite0(bundle):
@@ -195,7 +191,7 @@ def test_a_class_that_only_lite0_knows_is_judged_by_lite0(bundle):
     assert job.classifier.name == "lite0"
     assert job.label.index == 629  # nets.md: DGN-AM's unit of lipstick
     assert job.clip_scope == "all"
-    assert any("lite0" in note for note in plan.notes)
+    assert any("lite0, whose gradients take about 10 times" in note for note in plan.notes)
     assert any("statistics" in note for note in plan.notes)
     with pytest.raises(UsageError, match="lipstick"):
         prepare(make_settings({"classes": "lipstick", "classifier": "tiny64"}), bundle)
@@ -229,16 +225,6 @@ def test_the_box_comes_from_the_statistics_that_are_asked_for(bundle, tmp_path):
         box(statistics=str(tmp_path / "bounds.txt"))
 
 
-def test_a_box_survives_json():
-    rng = np.random.default_rng(1)
-    box = (rng.normal(size=9).astype(np.float32), rng.normal(size=9).astype(np.float32))
-    stored = bounds_to_json(box, whole=True)
-    for side, back in zip(box, bounds_from_json(stored), strict=True):
-        np.testing.assert_array_equal(side, back)
-    assert bounds_from_json(bounds_to_json(box, whole=False)) is None
-    assert stored["sha256"] != bounds_to_json((box[0], box[0]), whole=False)["sha256"]
-
-
 def test_keys_of_chains_and_classes_all_differ():
     keys = [np.asarray(jax.random.key_data(chain_keys(0, c, 0, 50))) for c in (0, 1, 71)]
     rows = np.concatenate(keys)
@@ -249,6 +235,6 @@ def test_too_many_chains_for_the_memory_is_a_clear_error(bundle, monkeypatch):
     def no_memory(*_args, **_kwargs):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
 
-    monkeypatch.setattr("gradgen.sampling.run_chains", no_memory)
-    with pytest.raises(GradgenError, match="chain-batch to a smaller number, such as 8"):
+    monkeypatch.setattr("gradgen.runs.sample.run_chains", no_memory)
+    with pytest.raises(GradgenError, match="`chain_batch` to a smaller number, such as 8"):
         sample(bundle, "beacon")

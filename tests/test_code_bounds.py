@@ -1,4 +1,4 @@
-"""Statistics against NumPy on all numbers at once, DGN-AM's files, and a closed-form encoder."""
+"""Tests statistics against NumPy on all numbers together, DGN-AM's files, and a known encoder."""
 
 import json
 
@@ -10,11 +10,12 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 from typer.testing import CliRunner
 
-from gradgen import statistics
+import gradgen
+from gradgen import code_bounds as statistics
 from gradgen.cli import app as program
 from gradgen.errors import GradgenError, UsageError
 from gradgen.labels import Labels, imagenet_labels
-from gradgen.networks import CodeStatistics
+from gradgen.networks.bounds import CodeStatistics, WeightedStatistics
 from tests import fakes
 
 NUMBERS = st.floats(-1e3, 1e3, allow_subnormal=False)
@@ -161,6 +162,60 @@ def test_other_npz_files_missing_files_and_folders_are_usage_errors(tmp_path):
             statistics.load_statistics(path)
 
 
+SAMPLING = {"method": "mala"}
+
+
+def drawn(codes, finished=True, r_hat=1.02):
+    """What `gradgen.sample` returns, as far as statistics look at it."""
+    figures = {"log_density": {"r_hat": r_hat}, "projection_0": {"r_hat": 1.0}}
+    job = fakes.SimpleNamespace(diagnostics=figures if r_hat else None)
+    record = fakes.SimpleNamespace(finished=finished, classes=(job,), to_json=lambda: SAMPLING)
+    return fakes.SimpleNamespace(codes=codes, record=record)
+
+
+# --- from Python ---
+
+
+def test_the_same_from_python(table_bundle, colours):
+    folder, codes = colours
+    measured = gradgen.stats(table_bundle, "beacon", images=folder, sigmas=2)
+    np.testing.assert_allclose(measured.mean, codes.mean(0), atol=1e-6)
+    assert measured.record["count"] == 40 and "beacon" in measured.record["class"]
+    assert gradgen.stats(table_bundle, "beacon").upper.tolist() == [3.0, 4.0, 3.5]
+    own = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
+    sampled = gradgen.stats(table_bundle, "lipstick", samples=drawn(own))
+    np.testing.assert_allclose(sampled.std, own.std(0, ddof=1), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"class_name": "tench"}, "fake has no statistics of tench: measure some on pictures"),
+        ({"class_name": "beacon", "sigmas": 0}, "sigmas must be"),
+        ({"images": "nowhere"}, "nowhere"),
+        ({"images": ".", "samples": object()}, "exclude one another"),
+        ({"samples": object()}, "give class_name"),
+        ({"generator": "deepsim-fc6"}, "give the bundle by name"),
+    ],
+)
+def test_what_cannot_be_measured_is_said(table_bundle, options, message):
+    with pytest.raises(UsageError, match=message):
+        gradgen.stats(table_bundle, **options)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ({"finished": False}, "interrupted"),
+        ({"r_hat": 4.6}, r"the chains do not agree \(R̂ 4\.60, above 1\.05\).*`budget`"),
+        ({"r_hat": None}, "cannot be told"),
+    ],
+)
+def test_samples_that_say_nothing_of_the_posterior_are_refused(table_bundle, fault, message):
+    with pytest.raises(GradgenError, match=message):
+        gradgen.stats(table_bundle, "lipstick", samples=drawn(np.zeros((8, 3)), **fault))
+
+
 # --- the command ---
 
 
@@ -174,15 +229,30 @@ def table_bundle():
         "mean": np.zeros(3, np.float32),
         "std": np.ones(3, np.float32),
         "labels": Labels.from_lines(lines),
+        "source": "fake",
     }
-    return fakes.bundle(labels=table["labels"], code_statistics=CodeStatistics(**table))
+    photographs = WeightedStatistics(
+        class_mean=np.array([[3.0, 2.0, 1.0], [9.0, 9.0, 9.0]], np.float32),
+        class_std=np.ones((2, 3), np.float32),
+        effective=np.array([15.0, 100.0], np.float32),
+        expected=np.array([4.0, 60.0], np.float32),
+        mean=np.array([1.0, 0.0, 1.0], np.float32),
+        std=np.ones(3, np.float32),
+        labels=Labels.from_lines([str(imagenet_labels().find("lipstick")), lines[0]]),
+        source="fake",
+    )
+    return fakes.bundle(
+        labels=table["labels"],
+        code_statistics=CodeStatistics(**table),
+        photographs=photographs,
+    )
 
 
 @pytest.fixture
 def run(monkeypatch, tmp_path, table_bundle):
-    import gradgen.bundle
+    import gradgen.networks.load
 
-    monkeypatch.setattr(gradgen.bundle, "load_bundle", lambda name, generator: table_bundle)
+    monkeypatch.setattr(gradgen.networks.load, "load_bundle", lambda name, generator: table_bundle)
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments):
@@ -222,34 +292,57 @@ def test_images_take_precedence_over_the_table_and_bad_ones_are_named(run, tmp_p
     np.testing.assert_allclose(read.mean, codes.mean(0), atol=1e-6)
 
 
-def test_a_class_without_table_or_images_comes_from_posterior_samples(run, tmp_path, monkeypatch):
-    import gradgen.sampling
+def test_a_class_of_imagenet_comes_from_weighted_photographs_with_their_number(run, tmp_path):
+    result = run("--class", "lipstick", "--sigmas", 1, "--no-plot")
+    assert result.exit_code == 0, result.output
+    assert "worth only 15.0 of this class" in result.stderr and "by 50%" in result.stderr
+    assert "effective photographs: 15" in result.stdout
+    assert "expected photographs: 4" in result.stdout
+    read = statistics.load_statistics(tmp_path / "stats-lipstick.npz")
+    assert read.record["source"] == "photographs" and "lipstick" in read.record["class"]
+    assert read.record["effective_photographs"] == 15
+    np.testing.assert_allclose(read.mean, [2, 1, 1])
+    own = run("--class", "beacon", "--no-plot", "--json")  # by its label, although both have it
+    assert json.loads(own.stdout)["source"] == "bundle" and "worth only" not in own.stderr
+
+
+def test_chains_that_do_not_agree_write_no_statistics(run, tmp_path, monkeypatch):
+    import gradgen.runs.sample
+
+    apart = drawn(np.zeros((32, 3)), r_hat=4.6)
+    monkeypatch.setattr(gradgen.runs.sample, "sample", lambda *_, **__: apart)
+    assert program.main(["stats", "--class", "lipstick", "--from-samples"]) == 1
+    assert not list(tmp_path.glob("*.npz"))
+
+
+def test_posterior_samples_are_taken_where_they_are_asked_for(run, tmp_path, monkeypatch):
+    import gradgen.runs.sample
 
     codes = np.random.default_rng(0).normal(size=(32, 3)).astype(np.float32)
-    asked, record = {}, {"method": "mala", "status": "finished"}
+    asked = {}
 
     def sample(bundle, class_name, **settings):
         asked.update(settings, class_name=class_name)
-        return fakes.SimpleNamespace(codes=codes, record=record)
+        return drawn(codes)
 
-    monkeypatch.setattr(gradgen.sampling, "sample", sample)
-    result = run("--class", "lipstick", "--seed", 5)
+    monkeypatch.setattr(gradgen.runs.sample, "sample", sample)
+    result = run("--class", "lipstick", "--from-samples", "--seed", 5)
     assert result.exit_code == 0, result.output
     assert asked["class_name"] == "n03676483"
     assert asked["seed"] == 5
     assert asked["num_chains"] == 32
     read = statistics.load_statistics(tmp_path / "stats-lipstick.npz")
     assert read.record["source"] == "samples"
-    assert read.record["sampling"] == record
+    assert read.record["sampling"] == SAMPLING
     np.testing.assert_allclose(read.std, codes.std(0, ddof=1), rtol=1e-5)
 
 
 def test_an_interrupted_sampling_writes_no_statistics(run, tmp_path, monkeypatch):
-    import gradgen.sampling
+    import gradgen.runs.sample
 
-    stopped = fakes.SimpleNamespace(codes=np.zeros((32, 3)), record={"status": "interrupted"})
-    monkeypatch.setattr(gradgen.sampling, "sample", lambda *_, **__: stopped)
-    assert run("--class", "lipstick").exit_code == 130
+    stopped = drawn(np.zeros((32, 3)), finished=False)
+    monkeypatch.setattr(gradgen.runs.sample, "sample", lambda *_, **__: stopped)
+    assert run("--class", "lipstick", "--samples").exit_code == 130
     assert not list(tmp_path.glob("*.npz"))
 
 
@@ -268,6 +361,7 @@ def test_a_text_file_of_bounds_is_shown(run, tmp_path):
     [
         ["--class", "nosuchclass"],
         ["--samples"],
+        ["--from-samples", "--class", "beacon", "--method", "map"],
         ["--file", "x.txt", "--class", "beacon"],
         ["--images", "nowhere"],
         ["--class", "beacon", "--sigmas", "-1"],
@@ -278,3 +372,29 @@ def test_wrong_usage_is_one_line_and_exit_code_2(run, arguments, capsys):
     complaint = capsys.readouterr().err.strip()
     assert complaint.startswith("error:")
     assert "\n" not in complaint
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"mean": np.array([0, np.nan, 0], np.float32)}, "mean has numbers that are not finite"),
+        ({"std": np.array([1, np.inf, 1], np.float32)}, "std has numbers that are not finite"),
+        ({"std": np.array([1, -1, 1], np.float32)}, "unit 1 has the standard deviation -1"),
+        ({"mean": np.zeros(4, np.float32)}, r"mean is float32 \(4,\), the bounds are \(3,\)"),
+        ({"std": np.ones((3, 1), np.float32)}, r"std is float32 \(3, 1\), the bounds are"),
+        ({"std": np.ones(3, complex)}, "std is complex128"),
+        ({"lower": np.zeros(3, bool)}, "bounds of the types bool and float32"),
+        ({"record": np.array("[1]")}, "the JSON in it is not an object"),
+        ({"record": np.array(["{}", "{}"])}, "is no statistics file"),
+        ({"lower": np.array([object()] * 3)}, "holds object, neither numbers nor text"),
+    ],
+)
+def test_statistics_that_would_make_codes_nan_are_refused(tmp_path, changed, message):
+    zeros = np.zeros(3, np.float32)
+    good = {"lower": zeros - 1, "upper": zeros + 1, "mean": zeros, "std": zeros + 1}
+    good["record"] = np.array('{"format": "gradgen statistics 1"}')
+    np.savez(tmp_path / "s.npz", **good)
+    assert statistics.load_statistics(tmp_path / "s.npz").std.tolist() == [1, 1, 1]
+    np.savez(tmp_path / "s.npz", allow_pickle=True, **(good | changed))
+    with pytest.raises(UsageError, match=message):
+        statistics.load_statistics(tmp_path / "s.npz")

@@ -1,20 +1,20 @@
-"""The paper's bundles: what Caffe's networks are shown, and what becomes of their pictures.
+"""Tests what the paper's bundles show to Caffe's networks, and what they make of their pictures.
 
-GoogLeNet and the pool5 generator are used, full-size with random weights, since they are small;
-OpenCV runs the same files.
+GoogLeNet and the pool5 generator are used, because they are small. They have their full size and
+random weights, and OpenCV runs the same files.
 """
 
 import numpy as np
 import pytest
 
-from gradgen import originals
-from gradgen.bundle import load_bundle
 from gradgen.errors import GradgenError, UsageError
-from gradgen.networks import PublishedBounds
-from gradgen.plan import prepare
-from gradgen.sampling import sample
+from gradgen.networks import paper
+from gradgen.networks.bounds import PublishedBounds
+from gradgen.networks.load import load_bundle
+from gradgen.runs.plan import prepare
+from gradgen.runs.sample import sample
+from gradgen.runs.settings import make_settings
 from gradgen.scoring import score
-from gradgen.settings import make_settings
 from gradgen.weights.convert import Origin, convert
 from gradgen.weights.dcgan import make_reference
 from gradgen.weights.registry import store_dir
@@ -23,11 +23,11 @@ from tests.models.test_dcgan import npy_arrays, write_npy
 
 RNG = np.random.default_rng(0)
 CACHED = (
-    originals.load_original_bundle,
-    originals.load_original_classifier,
-    originals.load_generator,
-    originals.load_encoder,
-    originals.load_dcgan,
+    paper.load_paper_bundle,
+    paper.load_paper_classifier,
+    paper.load_generator,
+    paper.load_encoder,
+    paper.load_dcgan,
 )
 
 
@@ -96,15 +96,15 @@ def test_a_picture_is_the_centre_of_the_generators_with_the_mean_added_back(home
 
 def test_the_centre_of_256_pixels_begins_where_dgn_am_has_it():
     images = np.arange(256.0)[None, :, None, None] * np.ones((1, 256, 256, 3))
-    assert originals.centre(images, 227)[0, 0, 0, 0] == 14
-    assert originals.centre(images, 224)[0, 0, 0, 0] == 16
+    assert paper.centre(images, 227)[0, 0, 0, 0] == 14
+    assert paper.centre(images, 224)[0, 0, 0, 0] == 16
 
 
 def test_there_and_back_again():
     images = RNG.uniform(-1, 1, (2, 5, 5, 3)).astype(np.float32)
-    caffe = originals.to_caffe(images)
-    np.testing.assert_allclose(originals.from_caffe(caffe), images, atol=1e-6)
-    white_red = np.asarray(originals.to_caffe(np.array([[[[1.0, -1.0, -1.0]]]])))[0, 0, 0]
+    caffe = paper.to_caffe(images)
+    np.testing.assert_allclose(paper.from_caffe(caffe), images, atol=1e-6)
+    white_red = np.asarray(paper.to_caffe(np.array([[[[1.0, -1.0, -1.0]]]])))[0, 0, 0]
     np.testing.assert_allclose(white_red, [-104.0, -117.0, 255 - 123.0])
 
 
@@ -116,16 +116,16 @@ def test_every_method_runs_on_it(bundle, method, budget, tmp_path):
     )
     assert samples.images.shape == (2, 224, 224, 3) and samples.images.dtype == np.uint8
     assert np.isfinite(samples.log_likelihood).all()
-    assert samples.record["classes"][0]["classifier"]["name"] == "googlenet"
-    assert samples.record["bundle"]["generator"]["name"] == "deepsim-pool5"
+    assert samples.record.classes[0].classifier.name == "googlenet"
+    assert samples.record.bundle.generator.name == "deepsim-pool5"
     samples.save(tmp_path / method)
 
 
 def test_classes_are_those_of_the_bundles_classifier():
-    places = originals.load_original_bundle("places205")
+    places = paper.load_paper_bundle("places205")
     assert places.labels.find("alley").index == 2
     assert places.labels.find("cathedral/outdoor").name == "cathedral/outdoor"
-    imagenet = originals.load_original_bundle("caffenet").labels
+    imagenet = paper.load_paper_bundle("caffenet").labels
     units = {"mask": 643, "library": 624, "leaf beetle": 304, "lipstick": 629, "beacon": 437}
     assert {name: imagenet.find(name).index for name in units} == units
 
@@ -135,7 +135,7 @@ def settings(**options):
 
 
 def test_dgn_ams_bounds_are_the_default_box(bundle):
-    published = originals.dgn_am_bounds()
+    published = paper.dgn_am_bounds()
     assert isinstance(published, PublishedBounds) and set(published.upper) == {1.0, 2.0, 3.0}
     fc6 = load_bundle("googlenet")  # its generator's weights are not here, and not needed yet
     lower, upper = prepare(settings(), fc6).jobs[0].bounds
