@@ -1,4 +1,4 @@
-"""Replica exchange: chains that change their look, by way of replicas at smaller likelihood weights.
+"""Replica exchange: chains change their look by way of replicas at smaller likelihood weights.
 
 A chain that has found one of several modes hardly leaves it. With replicas a chain is a ladder. Its
 first rung is the chain at β; each next one is a chain at a smaller weight of the likelihood, for
@@ -34,7 +34,7 @@ from gradgen.inference.state import ChainState, Replicas
 from gradgen.inference.types import Evaluate, Evaluation, Prior
 
 # The keys of a chain's other rungs are the chain's folded with this less the rung's number, and
-# exchanges draw from the chain's key folded with this. Steps, folded in too, are far below.
+# their starts come from those keys folded with this. Steps, folded in too, are far below.
 FIRST_KEY = 2**32 - 2
 
 
@@ -63,9 +63,7 @@ def rungs_of(num_chains: int, num_moving: int, ratio: Array, prior: Prior) -> Ru
     return Rungs(jnp.tile(weights(num_moving, ratio), num_chains), leaders, prior)
 
 
-def first_rows(
-    chain_keys: Array, z0: Array, num_moving: int, prior: Prior
-) -> tuple[Array, Array]:
+def first_rows(chain_keys: Array, z0: Array, num_moving: int, prior: Prior) -> tuple[Array, Array]:
     """Keys (chains · rungs,) and positions (chains · rungs, code) of all rungs at the start.
 
     The first rungs start at z0 (chains, code), the others, the last included, at draws from the
@@ -74,7 +72,8 @@ def first_rows(
     numbers = jnp.uint32(FIRST_KEY) - jnp.arange(1, num_moving + 1, dtype=jnp.uint32)
     below = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))(chain_keys, numbers)
     keys = jnp.concatenate([chain_keys[:, None], below], axis=1)
-    drawn = _draws(below.reshape(-1), jnp.uint32(FIRST_KEY), z0.shape[1], prior)
+    start = jax.vmap(jax.random.fold_in, (0, None))(below.reshape(-1), jnp.uint32(FIRST_KEY))
+    drawn = _draws(start, z0.shape[1], prior)
     codes = jnp.concatenate([z0[:, None], drawn.reshape(len(z0), num_moving, -1)], axis=1)
     return keys.reshape(-1), codes.reshape(-1, z0.shape[1])
 
@@ -178,19 +177,16 @@ def exchange(
     """
     assert state.replicas is not None
     replicas, num_moving = state.replicas, len(weight)
-    own = jax.vmap(jax.random.fold_in, (0, None))(
-        jax.random.wrap_key_data(state.key_data), jnp.uint32(FIRST_KEY)
-    )
-    choice_keys, offer_keys, pair_keys = split_keys(
-        jax.vmap(jax.random.fold_in, (0, None))(own, state.step), 3
-    )
     last = _rung(replicas.others, -1)
-    drawn = _draws(
-        jax.random.wrap_key_data(last.key_data), state.step, state.position.shape[1], prior
+    keys = jax.vmap(jax.random.fold_in, (0, None))(
+        jax.random.wrap_key_data(last.key_data), state.step
     )
+    draw_keys, chance_keys = split_keys(keys)
+    drawn = _draws(draw_keys, state.position.shape[1], prior)
     draw = KernelState(drawn, evaluate(drawn))
+    uniform = jax.vmap(lambda key: jax.random.uniform(key, (num_moving + 1,)))(chance_keys)
     held, log_held, log_rest = _hold(
-        choice_keys,
+        uniform[:, -1],
         (_place(last), replicas.log_held, replicas.log_rest),
         draw,
         jnp.where(inside(drawn, bounds, clip_mode), weight[-1] * _evidence(draw, prior), -jnp.inf),
@@ -205,7 +201,7 @@ def exchange(
         log_rest, weight[-1] * evidence[:, -1]
     )
     p_draw = acceptance_probability(offered)
-    taken = ended & (_uniform(offer_keys) < p_draw)
+    taken = ended & (uniform[:, -2] < p_draw)
     new = select(taken, held, _rung(grouped, -1))
     grouped = jax.tree.map(lambda all, one: all.at[:, -1].set(one), grouped, new)
     evidence = evidence.at[:, -1].set(jnp.where(taken, _evidence(held, prior), evidence[:, -1]))
@@ -214,8 +210,7 @@ def exchange(
     log_ratio = (weight[:-1] - weight[1:]) * (evidence[:, 1:] - evidence[:, :-1])
     p_pairs = acceptance_probability(log_ratio)
     turn = jnp.arange(num_moving - 1) % 2 == (replicas.exchanges % 2)[:, None]
-    uniform = jax.vmap(lambda key: jax.random.uniform(key, (num_moving - 1,)))(pair_keys)
-    swapped = (ended[:, None] & turn & (uniform < p_pairs)).astype(jnp.int32)
+    swapped = (ended[:, None] & turn & (uniform[:, :-2] < p_pairs)).astype(jnp.int32)
     none = jnp.zeros((len(swapped), 1), jnp.int32)
     source = jnp.arange(num_moving) + jnp.concatenate([swapped, none], axis=1)
     source = source - jnp.concatenate([none, swapped], axis=1)
@@ -245,12 +240,12 @@ def exchange(
 
 
 def _hold(
-    keys: Array, before: tuple[KernelState, Array, Array], draw: KernelState, log_weight: Array
+    uniform: Array, before: tuple[KernelState, Array, Array], draw: KernelState, log_weight: Array
 ) -> tuple[KernelState, Array, Array]:
     """One draw more: of all since the last exchange one is held, with probability by its weight.
 
     Args:
-        keys: (chains,).
+        uniform: (chains,), random.
         before: the draw that is held, the logarithms of its weight and of the others' sum.
         draw, log_weight: the new one; a weight that is no number counts as none.
 
@@ -259,7 +254,7 @@ def _hold(
     held, log_held, log_rest = before
     log_weight = jnp.where(jnp.isnan(log_weight), -jnp.inf, log_weight)
     total = jnp.logaddexp(log_held, log_rest)
-    taken = jnp.log(_uniform(keys)) < log_weight - jnp.logaddexp(total, log_weight)
+    taken = jnp.log(uniform) < log_weight - jnp.logaddexp(total, log_weight)
     return (
         select(taken, draw, held),
         jnp.where(taken, log_weight, log_held),
@@ -272,13 +267,9 @@ def _evidence(place: KernelState, prior: Prior) -> Array:
     return place.evaluation.log_density - prior.log_density(place.position)
 
 
-def _uniform(keys: Array) -> Array:
-    return jax.vmap(jax.random.uniform)(keys)
-
-
-def _draws(keys: Array, number: Array, code_size: int, prior: Prior) -> Array:
-    """(keys, code) draws from the prior, each from its key folded with a number."""
-    return jax.vmap(lambda key: prior.draw(jax.random.fold_in(key, number), code_size))(keys)
+def _draws(keys: Array, code_size: int, prior: Prior) -> Array:
+    """(keys, code) draws from the prior, each from its key."""
+    return jax.vmap(lambda key: prior.draw(key, code_size))(keys)
 
 
 def _place(state: ChainState) -> KernelState:

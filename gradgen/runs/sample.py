@@ -266,7 +266,8 @@ def _bytes_a_chain(plan: Plan) -> int | None:
     params |= {"asked": jax.tree.map(jnp.asarray, job.asked)}
     compiled = jax.jit(_function(plan, job)).lower(params, z)
     analysis = compiled.compile().memory_analysis()
-    return None if analysis is None else analysis.temp_size_in_bytes // size
+    each = None if analysis is None else analysis.temp_size_in_bytes // size
+    return None if each is None else each * plan.settings.replicas
 
 
 def _function(plan: Plan, job: ClassJob) -> Callable[[Any, Array], Evaluation]:
@@ -381,6 +382,7 @@ def _run_batch(
             # an accelerator is filled by many groups at once only
             group_size=groups[0].size if devices[0].platform == "cpu" else None,
             devices=devices,
+            prior=plan.bundle.prior,
         )
     except jax.errors.JaxRuntimeError as error:
         if "CpuCallback error" in str(error):  # of a network that is not JAX's own
@@ -408,6 +410,7 @@ def _part(plan: Plan, batch: Batch, result: ChainResult) -> Part:
     acceptance = np.asarray(result.acceptance_rate, np.float32)
     if no_acceptance or result.step <= result.warmup_steps:
         acceptance = np.full_like(acceptance, np.nan)
+    replicas = result.state.replicas
     return Part(
         groups=np.array(batch, np.int64),
         codes=codes,
@@ -423,6 +426,9 @@ def _part(plan: Plan, batch: Batch, result: ChainResult) -> Part:
         gradient_evaluations=result.gradient_evaluations,
         interrupted=result.interrupted,
         faults=np.asarray(result.state.faults),
+        exchanges_offered=None if replicas is None else np.asarray(replicas.offered),
+        exchanges_accepted=None if replicas is None else np.asarray(replicas.accepted),
+        arrivals=None if replicas is None else np.asarray(replicas.arrivals),
     )
 
 
