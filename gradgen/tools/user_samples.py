@@ -64,14 +64,15 @@ def measure(
 def agreement(samples: Samples) -> dict[str, Any]:
     """For each class whether its chains agree, the worst R-hat, the smallest bulk ESS."""
     rows = {}
-    for found in samples.record.classes:
+    for position, found in enumerate(samples.record.classes):
         figures = found.diagnostics or {}
+        believed = np.exp(samples.log_likelihood[samples.class_position == position])
         rows[found.name] = {
             "agree": in_agreement(figures),
             "worst R-hat": worst_r_hat(figures),
             "smallest ESS": smallest_ess(figures),
-            "mean p(class)": float(np.exp(found.log_likelihood_by_chain).mean()),
-            "least p(class)": float(np.exp(min(found.log_likelihood_by_chain))),
+            "mean p(class)": float(believed.mean()),
+            "least p(class)": float(believed.min()),
         }
     return rows
 
