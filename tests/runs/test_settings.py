@@ -52,6 +52,7 @@ def test_the_papers_presets_are_settings_with_6000_gradients_and_beta_1():
     made = {name: make_settings({"classes": "beacon", "preset": name}) for name in PAPER_PRESETS}
     for each in made.values():
         assert (each.budget, each.likelihood_weight, each.preset) == (6000, 1.0, None)
+        assert each.start_candidates == 1
     assert [each.method for each in made.values()] == ["map", "mala", "mala", "hmc"]
     assert [each.clip_mode for each in made.values()] == [*("project", "none", "project", "none")]
     for name in ("paper-mala", "paper-mala-clip"):
