@@ -32,7 +32,7 @@ from gradgen.inference.settings import (
 from gradgen.inference.state import ChainState
 from gradgen.inference.timeline import timeline_of
 from gradgen.inference.traces import NUM_PROJECTIONS, Traces
-from gradgen.inference.types import Evaluation, ValueAndGrad
+from gradgen.inference.types import Evaluation, ValueAndGrad, merged
 
 DGN_AM_STEP_SIZE, DGN_AM_LAST_STEP_SIZE, DGN_AM_SHRINK = 8.0, 1e-10, 0.99
 PROJECTION_SEED = 2024  # of the fixed random unit projections of z in the trace
@@ -213,7 +213,7 @@ def run_chains(
         )
     elif state.features is None:
         # earlier versions' states have none; nothing is known of them until the chain moves
-        given = jax.eval_shape(value_and_grad, _joined(params, per_chain[0]), state.position)
+        given = jax.eval_shape(value_and_grad, merged(params, per_chain[0]), state.position)
         if given.features is not None:
             state = state._replace(features=jnp.full(given.features.shape, jnp.nan))
     state, _ = place(padded(state, filled), None, layout)
@@ -343,7 +343,7 @@ def run_block(
         params, numbers, projections = shared
 
         def evaluate(z: Array) -> Evaluation:
-            return value_and_grad(_joined(params, chain_params), z)
+            return value_and_grad(merged(params, chain_params), z)
 
         def step(state: ChainState, _: None) -> tuple[ChainState, None]:
             return _one_step(state, evaluate, numbers, bounds, form), None
@@ -373,10 +373,6 @@ def _with_features(projections: Array, features: Array | None) -> Array:
 
 def _width(features: Array | None) -> int:
     return 0 if features is None else features.shape[1]
-
-
-def _joined(params: Any, chain_params: dict[str, Any] | None) -> Any:
-    return params if chain_params is None else {**params, **chain_params}
 
 
 def _steps_of_window(step: Array, form: _Form) -> Array:
@@ -524,6 +520,6 @@ def _evaluate_jitted(
 ) -> Evaluation:
     def group(per_chain: Any, params: Any) -> Evaluation:
         z, chain_params = per_chain
-        return value_and_grad(_joined(params, chain_params), z)
+        return value_and_grad(merged(params, chain_params), z)
 
     return spread(group, (z, chain_params), params, layout)

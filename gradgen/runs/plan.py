@@ -58,7 +58,7 @@ from gradgen.runs.record import (
     RunRecord,
     versions,
 )
-from gradgen.runs.settings import SampleSettings
+from gradgen.runs.settings import START_CANDIDATES, SampleSettings
 
 FALLBACK_CLASSIFIER = "lite0"  # knows all 1000 ImageNet classes
 # A run under lite0 against one under tiny64's own classifier (MALA, 20 gradients, two busy cores):
@@ -216,6 +216,11 @@ def default_group(settings: SampleSettings, platform: str, num_devices: int) -> 
     return min(ACCELERATOR_GROUP, -(-together // num_devices))
 
 
+def default_candidates(settings: SampleSettings) -> int:
+    """DGN-AM's rule is published with its start, and a photograph is a start itself."""
+    return 1 if settings.preset is not None or settings.start is not None else START_CANDIDATES
+
+
 def prepare(
     settings: SampleSettings,
     bundle: Bundle | None = None,
@@ -307,6 +312,7 @@ def prepare(
             settings,
             likelihood_weight=weight,
             chain_group=group_size,
+            start_candidates=settings.start_candidates or default_candidates(settings),
             step_size=step_size,
             unit_value=None if wanted is None else wanted.value,
             unit_noise=None if wanted is None else wanted.noise,

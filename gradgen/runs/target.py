@@ -80,6 +80,16 @@ class Target:
             return log_density + more, log_likelihood + more, features
         return log_density, log_likelihood, features
 
+    def weighted_log_likelihood(self, params: dict[str, Any], asked: Asked, z: Array) -> Array:
+        """(chains,) the log density without the prior's: beta * log p(class | g(z)), and what a
+        photograph and a unit add (arguments as for :meth:`log_density`)."""
+        images = self._generate(params["generator"], z)
+        log_p = self._classify(params["classifier"], images)
+        weighted: Array = params["likelihood_weight"] * self._evidence(log_p, asked)
+        if self.reduction or self.unit is not None:
+            weighted = weighted + self._more(params, params["classifier"], images)
+        return weighted
+
     def value_and_grad(self, params: dict[str, Any], asked: Asked, z: Array) -> Evaluation:
         """Log density, its gradient (chains, code) and the log-likelihood: one forward and one
         backward pass for all chains (arguments as for :meth:`log_density`)."""

@@ -55,6 +55,7 @@ def test_composed_classes_are_sampled_exactly(bundle, asked, classes, likelihood
     samples = sample(
         bundle, asked, "hmc", num_chains=NUM_CHAINS, chain_group=NUM_CHAINS, budget=240, seed=9,
         likelihood_weight=1.0, step_size=0.2, num_integration_steps=8, clip=False,
+        start_candidates=1,  # the chains have to find the posterior themselves
     )  # fmt: skip
     assert 0.3 < samples.record.classes[0].acceptance < 0.99
     directions = np.stack(

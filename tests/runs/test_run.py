@@ -19,6 +19,7 @@ from gradgen.runs.record import Gradients, read_record, write_record
 from gradgen.runs.sample import sample
 
 GIVEN = {
+    "start_candidates": 4,
     "classes": ("goldfish", "beacon"),
     "bundle": "tiny64",
     "method": "mala",
