@@ -438,9 +438,9 @@ def resume(
         bounds=boxes[0].sides() if boxes else None,
         evidence=record.evidence,
     )
-    _check_sense(plan, len(record.classes), str(folder))
+    check_sense(plan, len(record.classes), str(folder))
     now = describe(plan)
-    notes = [*plan.notes, *_check_same(record, now, str(folder), force)]
+    notes = [*plan.notes, *check_same(record, now, str(folder), force)]
     if record.finished:
         record = extend(folder, record, plan)
         notes += (record.extended or ())[-1:]
@@ -483,7 +483,7 @@ def from_recipe(
         bounds=recipe.bounds.sides() if recipe.bounds else None,
         evidence=recipe.evidence,
     )
-    _check_sense(plan, 1, str(picture))
+    check_sense(plan, 1, str(picture))
     record = describe(plan)
     expected = replace(
         record,
@@ -495,7 +495,7 @@ def from_recipe(
         versions=recipe.versions,
         device=recipe.device,
     )
-    notes = (*plan.notes, *_check_same(expected, record, str(picture), force))
+    notes = (*plan.notes, *check_same(expected, record, str(picture), force))
     folder = make_folder(out, plan, force)
     run = Run(folder, plan, record, notes=notes, picture=picture)
     return _started(run, command)
@@ -508,7 +508,7 @@ def _started(run: Run, command: list[str] | None) -> Run:
     return run
 
 
-def _check_sense(plan: Plan, classes: int, source: str) -> None:
+def check_sense(plan: Plan, classes: int, source: str) -> None:
     """Refuse a record or a recipe whose parts, each good in itself, do not go together.
 
     Args:
@@ -552,7 +552,7 @@ def _settings_of(
     return base
 
 
-def _check_same(recorded: RunRecord, now: RunRecord, source: str, force: bool) -> list[str]:
+def check_same(recorded: RunRecord, now: RunRecord, source: str, force: bool) -> list[str]:
     """Refuse other weights or bounds; tell of another device, thread number or version."""
     faults = []
     pairs: list[tuple[str, Any, Any]] = [

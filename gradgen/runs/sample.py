@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -365,7 +366,7 @@ def _run_batch(
         params = _parameters(plan, jobs[0]) | {"asked": asked}
         return _function(plan, jobs[0])(params, codes)
 
-    try:
+    with explained(plan.bundle, num_chains, devices[0]):
         result = run_chains(
             keys,
             starts,
@@ -382,21 +383,26 @@ def _run_batch(
             group_size=groups[0].size if devices[0].platform == "cpu" else None,
             devices=devices,
         )
-    except jax.errors.JaxRuntimeError as error:
-        if "CpuCallback error" in str(error):  # of a network that is not JAX's own
-            last = str(error).strip().splitlines()[-1]
-            raise GradgenError(
-                f"{plan.bundle.name}: a network's own code failed: {last}"
-            ) from error
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        raise GradgenError(
-            f"{num_chains} chains at once do not fit into the memory of {devices[0]}; "
-            f"set `chain_batch` to a smaller number, such as {max(1, num_chains // 2)}"
-        ) from error
     if settings.method == "map" and not first:
         warn_of_stuck(plan, jobs_of_chains, before, result.state, bounds)  # type: ignore[arg-type]
     return result
+
+
+@contextmanager
+def explained(bundle: Bundle, num_chains: int, device: Any) -> Iterator[None]:
+    """What JAX says of a network that fails, or of memory that is full, as one line."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "CpuCallback error" in str(error):  # of a network that is not JAX's own
+            last = str(error).strip().splitlines()[-1]
+            raise GradgenError(f"{bundle.name}: a network's own code failed: {last}") from error
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise GradgenError(
+            f"{num_chains} chains at once do not fit into the memory of {device}; "
+            f"set `chain_batch` to a smaller number, such as {max(1, num_chains // 2)}"
+        ) from error
 
 
 def _part(plan: Plan, batch: Batch, result: ChainResult) -> Part:
