@@ -187,8 +187,7 @@ def _table(made: Morph) -> Any:
     """A row for each picture of the strip."""
     from rich.table import Table
 
-    from gradgen.images import evenly_chosen
-    from gradgen.runs.morph import STRIP_COLUMNS
+    from gradgen.runs.morph import spread_over
 
     record = made.record
     table = Table(
@@ -199,7 +198,7 @@ def _table(made: Morph) -> Any:
     ends = [end.classes[0].name for end in (record.first, record.second)]
     for heading in ("t", *(f"log p({common.printable(name)})" for name in ends), "acceptance"):
         table.add_column(heading, justify="right")
-    for frame in evenly_chosen(range(len(record.shares)), STRIP_COLUMNS):
+    for frame in spread_over(len(record.shares)):
         a, b = record.log_likelihoods[frame]
         table.add_row(
             f"{record.shares[frame]:.2f}", f"{a:.2f}", f"{b:.2f}", f"{record.acceptance[frame]:.2f}"

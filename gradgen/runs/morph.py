@@ -32,7 +32,7 @@ from gradgen.files import (
     remove_file,
     write_atomically,
 )
-from gradgen.images import SUFFIXES, evenly_chosen, image_grid, png_with_recipe
+from gradgen.images import SUFFIXES, image_grid, png_with_recipe
 from gradgen.inference.chain import init_chains, run_chains
 from gradgen.inference.types import ValueAndGrad
 from gradgen.networks.interfaces import Bundle, Classifier
@@ -161,8 +161,8 @@ class Morph:
 
     def strip(self, columns: int = STRIP_COLUMNS) -> Any:
         """A Pillow image: a row for each chain, from t = 0 at the left to t = 1 at the right."""
-        shown = evenly_chosen(range(len(self.shares)), columns)
-        tiles = self.images[list(shown)].swapaxes(0, 1)
+        shown = spread_over(len(self.shares), columns)
+        tiles = self.images[shown].swapaxes(0, 1)
         scale = max(1, GRID_TILE // self.images.shape[2])
         return image_grid(tiles.reshape(-1, *self.images.shape[2:]), len(shown), scale=scale)
 
@@ -329,6 +329,12 @@ def make_folder(out: Path | None, record: MorphRecord, force: bool = False) -> P
         for name in (MORPH_RECORD, STRIP_FILE, ANIMATION_FILE, FRAMES_FILE):
             remove_file(out / name)
     return out
+
+
+def spread_over(num_frames: int, most: int = STRIP_COLUMNS) -> list[int]:
+    """At most so many of the frames, evenly, the first and the last among them."""
+    places = np.linspace(0, num_frames - 1, min(num_frames, max(2, most)))
+    return [int(place) for place in np.rint(places)]
 
 
 def refuse_full(out: Path) -> None:

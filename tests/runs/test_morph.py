@@ -121,6 +121,16 @@ def test_a_morph_replays_to_the_same_bits_without_its_photographs(linear, photog
         walking.replay(folder, changed)
 
 
+def test_stops_and_strips_have_both_ends():
+    shares, still = walking.stops(8)
+    assert len(shares) == 16 and still == 4  # a quarter of the stops at either end
+    np.testing.assert_array_equal(shares[:5], 0)
+    np.testing.assert_array_equal(shares[-5:], 1)
+    assert (np.diff(shares) >= 0).all()
+    assert walking.spread_over(24, 9) == [0, 3, 6, 9, 12, 14, 17, 20, 23]
+    assert walking.spread_over(2, 9) == [0, 1]
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
