@@ -58,6 +58,7 @@ from gradgen.runs.folder import (
 from gradgen.runs.plan import Plan, describe, prepare
 from gradgen.runs.record import (
     RUNNING,
+    NetworkRecord,
     Recipe,
     RunRecord,
     other_conditions,
@@ -575,6 +576,12 @@ def check_same(recorded: RunRecord, now: RunRecord, source: str, force: bool) ->
             f"({'; '.join(faults)}): the result would differ; restore them or go on with --force"
         )
     notes = [f"not the weights of {source}: {fault}" for fault in faults]
+    ways = {
+        f"{before.name} was {before.way}, is {after.way}: the last bits may differ"
+        for _, before, after in pairs
+        if isinstance(before, NetworkRecord) and after is not None and before.way != after.way
+    }
+    notes += sorted(ways)
     changed = other_conditions((recorded.device, recorded.versions), (now.device, now.versions))
     if changed:
         notes.append(f"{source} was made with {'; '.join(changed)}: the last bits may differ")

@@ -31,6 +31,7 @@ from gradgen.evaluation.features import judge  # noqa: E402
 from gradgen.evaluation.figures import titled_grid  # noqa: E402
 from gradgen.evidence.unit import activations  # noqa: E402
 from gradgen.files import write_atomically  # noqa: E402
+from gradgen.inference.diagnostics import worst_r_hat  # noqa: E402
 from gradgen.labels import Labels  # noqa: E402
 from gradgen.networks.load import load_bundle, load_classifier  # noqa: E402
 from gradgen.runs.sample import draw  # noqa: E402
@@ -92,15 +93,15 @@ def inpainting(options: argparse.Namespace) -> Image.Image:
             num_chains=options.chains, budget=options.budget, **files,
         )  # fmt: skip
     job = drawn.record.classes[0]
-    r_hat = max(values["r_hat"] or np.inf for values in (job.diagnostics or {}).values())
+    r_hat = worst_r_hat(job.diagnostics or {})
     gap = (drawn.images.astype(float) - photograph) / 255
     seen, unseen = (np.sqrt((gap[:, hidden == value] ** 2).mean()) for value in (0, 255))
     spread = (drawn.images / 255).std(0)
     print(
-        f"{len(drawn)} chains, acceptance {job.acceptance:.2f}, worst R̂ {r_hat:.3f}; root mean "
-        f"square gap to the photograph: {seen:.3f} where it is known, {unseen:.3f} where it is "
-        f"not; standard deviation over the chains: {spread[hidden == 0].mean():.3f} and "
-        f"{spread[hidden > 0].mean():.3f}"
+        f"{len(drawn)} chains, acceptance {_figure(job.acceptance)}, worst R̂ {_figure(r_hat)}; "
+        f"root mean square gap to the photograph: {seen:.3f} where it is known, {unseen:.3f} "
+        "where it is not; standard deviation over the chains: "
+        f"{spread[hidden == 0].mean():.3f} and {spread[hidden > 0].mean():.3f}"
     )
     masked = np.where(hidden[..., None] > 0, np.uint8(FILL), photograph)
     tiles = np.concatenate([photograph[None], masked[None], drawn.images[:6]])
@@ -140,6 +141,10 @@ def morph(options: argparse.Namespace) -> Image.Image:
         first, second = made.record.log_likelihoods[place]
         print(f"t = {made.shares[place]:g}: log p {first:.1f} and {second:.1f}")
     return made.strip()
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
 
 
 def _synset(bundle: str, name: str) -> str:
