@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -81,7 +81,7 @@ def classes(
     common.note(f"{common.counted(len(rows), 'class', 'classes')}: {known}")
 
 
-def merge(found: dict[str, Iterable[Label]], lists: dict[str, Labels]) -> list[Row]:
+def merge(found: Mapping[str, Iterable[Label]], lists: dict[str, Labels]) -> list[Row]:
     """One row for each class in `found`, with its index in every one of `lists` that has it.
 
     Classes are the same if their synset ids are, or, without one, their names. ImageNet's classes

@@ -253,7 +253,7 @@ def morph(
         **{name: value for name, value in options.items() if value is not None},
     }
 
-    def plans(more: Mapping[str, Any]) -> list[Plan]:
+    def plans(more: dict[str, Any]) -> list[Plan]:
         return [prepare(make_settings(given | end | more, False), loaded) for end in ends]
 
     made = plans({})
@@ -442,7 +442,8 @@ def _walk(plans: Sequence[Plan], num_frames: int, on_frame: OnFrame | None) -> M
     likelihoods = np.stack([both for _, both, _ in frames])
     whole = np.stack([position for position, _, _ in frames])
     record = MorphRecord(
-        *(replace(describe(plan), status=FINISHED) for plan in plans),
+        replace(describe(first), status=FINISHED),
+        replace(describe(second), status=FINISHED),
         num_frames=num_frames,
         shares=tuple(float(share) for share in shares[shown]),
         log_likelihoods=tuple((float(a), float(b)) for a, b in likelihoods.mean(1)),

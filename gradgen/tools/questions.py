@@ -84,13 +84,12 @@ def inpainting(options: argparse.Namespace) -> Image.Image:
     hidden = np.zeros(photograph.shape[:2], np.uint8)
     hidden[:, hidden.shape[1] // 2 :] = 255
     with tempfile.TemporaryDirectory() as folder:
-        names = {"match": photograph, "mask": hidden}
-        files = {name: str(Path(folder) / f"{name}.png") for name in names}
-        for name, pixels in names.items():
-            Image.fromarray(pixels).save(files[name])
+        photo, mask = (str(Path(folder) / name) for name in ("photo.png", "mask.png"))
+        Image.fromarray(photograph).save(photo)
+        Image.fromarray(hidden).save(mask)
         drawn = gradgen.sample(
-            bundle, PHOTOGRAPH_OF, noise=NOISE, start=files["match"],
-            num_chains=options.chains, budget=options.budget, **files,
+            bundle, PHOTOGRAPH_OF, match=photo, mask=mask, noise=NOISE, start=photo,
+            num_chains=options.chains, budget=options.budget,
         )  # fmt: skip
     job = drawn.record.classes[0]
     r_hat = worst_r_hat(job.diagnostics or {})
