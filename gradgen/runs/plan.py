@@ -527,7 +527,7 @@ def describe(plan: Plan) -> RunRecord:
         evidence=_describe_evidence(plan),
         bundle=BundleRecord(
             plan.bundle.name,
-            NetworkRecord(generator.name, generator.sha256),
+            NetworkRecord(generator.name, generator.sha256, generator.way),
             NetworkRecord(file.name, file.sha256) if file is not None else None,
         ),
         classes=tuple(_describe_class(job) for job in plan.jobs),
@@ -556,7 +556,7 @@ def _describe_class(job: ClassJob) -> ClassRecord:
         slug=job.label.slug,
         synset=job.label.synset,
         index=job.label.index,
-        classifier=NetworkRecord(job.classifier.name, job.classifier.sha256),
+        classifier=NetworkRecord(job.classifier.name, job.classifier.sha256, job.classifier.way),
         likelihood_weight=job.likelihood_weight,
         clip_scope=job.clip_scope,
         bounds=bounds,

@@ -385,7 +385,7 @@ def _run_batch(
             for job, group in zip(jobs, groups, strict=True)
         ]
     )
-    with _plain_errors(plan, num_chains, devices):
+    with explained(plan.bundle, num_chains, devices[0]):
         starts = (
             first_codes(plan, keys, groups, devices)
             if checkpoint is None
@@ -434,7 +434,7 @@ def _run_batch(
         params = _parameters(plan, jobs[0]) | {"asked": asked}
         return _function(plan, jobs[0])(params, codes)
 
-    with _plain_errors(plan, num_chains, devices):
+    with explained(plan.bundle, num_chains, devices[0]):
         result = run_chains(
             keys,
             starts,
@@ -456,24 +456,18 @@ def _run_batch(
 
 
 @contextmanager
-def _plain_errors(plan: Plan, num_chains: int, devices: Sequence[Any]) -> Iterator[None]:
-    """What can go wrong on a device, in a line for people.
-
-    Raises:
-        GradgenError: a network's own code failed, or the chains need too much memory.
-    """
+def explained(bundle: Bundle, num_chains: int, device: Any) -> Iterator[None]:
+    """What JAX says of a network that fails, or of memory that is full, as one line."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
         if "CpuCallback error" in str(error):  # of a network that is not JAX's own
             last = str(error).strip().splitlines()[-1]
-            raise GradgenError(
-                f"{plan.bundle.name}: a network's own code failed: {last}"
-            ) from error
+            raise GradgenError(f"{bundle.name}: a network's own code failed: {last}") from error
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise GradgenError(
-            f"{num_chains} chains at once do not fit into the memory of {devices[0]}; "
+            f"{num_chains} chains at once do not fit into the memory of {device}; "
             f"set `chain_batch` to a smaller number, such as {max(1, num_chains // 2)}"
         ) from error
 
