@@ -128,8 +128,8 @@ def init_chains(
         z0 = jnp.clip(z0, bounds[0], bounds[1])
     num_chains, code_size = z0.shape
     evaluation = _evaluate_jitted(value_and_grad, params, chain_params, z0, layout)
-    # A dtype that is named: jnp.full would make a weak one of a Python number, which is strong after
-    # the first block, and the block would be compiled a second time.
+    # A dtype that is named: jnp.full would make a weak one of a Python number, which is strong
+    # after the first block, and the block would be compiled a second time.
     guess = jnp.full(num_chains, first_step_size(settings, code_size), jnp.float32)
     long = settings.has_trajectories
     adapted = adaptation.init(
