@@ -83,7 +83,7 @@ def init(rows: ChainState, num_moving: int) -> ChainState:
     grouped = _by_chain(rows, num_moving + 1)
     chains = _rung(grouped, 0)
     num_chains = len(chains.position)
-    nowhere = jnp.full(num_chains, -jnp.inf)
+    nowhere = jnp.full(num_chains, -jnp.inf, jnp.float32)  # as after a step
     count = jnp.zeros(num_chains, jnp.int32)
     counts = jnp.zeros((num_chains, num_moving), jnp.int32)
     return chains._replace(
@@ -93,7 +93,7 @@ def init(rows: ChainState, num_moving: int) -> ChainState:
             log_rest=nowhere,
             exchanges=count,
             offered=counts,
-            accepted=jnp.zeros((num_chains, num_moving)),
+            accepted=jnp.zeros((num_chains, num_moving), jnp.float32),
             fresh=counts,
             arrivals=count,
         )

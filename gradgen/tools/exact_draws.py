@@ -25,6 +25,7 @@ from gradgen.evaluation.compare import JUDGE  # noqa: E402
 from gradgen.evaluation.features import judge  # noqa: E402
 from gradgen.evaluation.fidelity import kernel_distance  # noqa: E402
 from gradgen.evaluation.quality import load_validation  # noqa: E402
+from gradgen.labels import Labels  # noqa: E402
 from gradgen.networks.load import load_bundle, load_classifier  # noqa: E402
 from gradgen.networks.stream import apply_in_batches  # noqa: E402
 from gradgen.runs.sample import draw  # noqa: E402
@@ -45,6 +46,39 @@ def accept(
     return np.concatenate(rows), classes
 
 
+def named(
+    verdicts: np.ndarray, features: np.ndarray, classes: np.ndarray, labels: Labels, own: np.ndarray
+) -> dict[str, Any]:
+    """How often the judge names pictures, and how they differ within a class.
+
+    Args:
+        verdicts, features: of the pictures, by :func:`gradgen.evaluation.features.judge`.
+        classes: (n,) which class each picture is of.
+        labels: of these classes.
+        own: for each of them the judge's own index.
+    """
+    rank = metrics.ranks(verdicts, own[classes])
+    return {
+        "pictures": len(classes),
+        "top1": float((rank < 1).mean()),
+        "top5": float((rank < 5).mean()),
+        "top5 by class": {
+            label.name: round(float((rank < 5)[classes == label.index].mean()), 3)
+            for label in labels
+            if (classes == label.index).any()
+        },
+        "diversity": float(
+            np.mean(
+                [
+                    metrics.mean_cosine_distance(features[classes == index])
+                    for index in np.unique(classes)
+                    if (classes == index).sum() > 1
+                ]
+            )
+        ),
+    }
+
+
 def measure(name: str, data: Path, draws: int, most: int, seed: int) -> dict[str, Any]:
     """Names, distances and diversity by lite1; {kind of pictures: figures}."""
     bundle, classifier = load_bundle(name), load_classifier(JUDGE)
@@ -62,26 +96,7 @@ def measure(name: str, data: Path, draws: int, most: int, seed: int) -> dict[str
     report: dict[str, Any] = {}
     for kind, (pictures, labels) in kinds.items():
         verdicts, features[kind] = judge(classifier, pictures)
-        rank = metrics.ranks(verdicts, own[labels])
-        report[kind] = {
-            "pictures": len(labels),
-            "top1": float((rank < 1).mean()),
-            "top5": float((rank < 5).mean()),
-            "top5 by class": {
-                label.name: round(float((rank < 5)[labels == label.index].mean()), 3)
-                for label in bundle.labels
-                if (labels == label.index).any()
-            },
-            "diversity": float(
-                np.mean(
-                    [
-                        metrics.mean_cosine_distance(features[kind][labels == index])
-                        for index in np.unique(labels)
-                        if (labels == index).sum() > 1
-                    ]
-                )
-            ),
-        }
+        report[kind] = named(verdicts, features[kind], labels, bundle.labels, own)
     _, prior = judge(classifier, images[: 2 * len(val)])
     report["kid of g(N(0, I))"] = kernel_distance(prior, features["photographs"])
     report["share of classes under N(0, I)"] = np.exp(log_p).mean(0).round(3).tolist()
