@@ -229,11 +229,13 @@ def _value_and_grad(
     form: Form | None,
     reduction: int,
     unit: Unit | None,
+    realistic: bool,
     preset: str | None,
     precision: str,
 ) -> Callable[[Any, Array], Evaluation]:
     """The target as the chains want it. One object for the same networks: compiled only once."""
-    target = replace(make_target(bundle, classifier, form=form), reduction=reduction, unit=unit)
+    target = make_target(bundle, classifier, form=form, realism_weight=float(realistic))
+    target = replace(target, reduction=reduction, unit=unit)
     function = target.value_and_grad
     if preset == "dgn-am":
         function = target.dgn_am_value_and_grad
@@ -277,6 +279,7 @@ def _function(plan: Plan, job: ClassJob) -> Callable[[Any, Array], Evaluation]:
         job.form,
         0 if plan.photograph is None else plan.photograph.reduction,
         None if plan.unit is None else plan.unit.unit,
+        settings.realism > 0,
         settings.preset,
         settings.gradient_precision,
     )
@@ -289,6 +292,7 @@ def _parameters(plan: Plan, job: ClassJob) -> dict[str, Any]:
         job.likelihood_weight,
         seen=plan.photograph,
         wanted=plan.unit,
+        realism_weight=plan.settings.realism,
     )
     return {"target": target.params}
 
