@@ -156,7 +156,8 @@ def test_a_run_says_so_replays_and_is_not_judged_by_itself(tmp_path, capsys):
     folder = tmp_path / "run"
     given = ["--class", "pizza", "--method", "mala", "--num-chains", "2", "--budget", "8"]
     assert main(["sample", *given, "--realism", "0.5", "--out", str(folder)]) == 0
-    assert "γ = 0.5 by ten64/discriminator, whose score" in " ".join(capsys.readouterr().err.split())
+    said = " ".join(capsys.readouterr().err.split())
+    assert "γ = 0.5 by ten64/discriminator, whose score" in said
     picture = str(folder / "pizza-01.png")
     again = ["sample", "--recipe", picture, "--check", "--out", str(tmp_path / "again")]
     assert main(again) == 0
