@@ -40,9 +40,10 @@ def bundle():
     )
 
 
-@pytest.mark.parametrize("value", [-80.0, -20.0, -1.0, 0.0, 1.0, 20.0, 80.0])
-def test_log_odds_are_the_logit_however_sure_the_discriminator(value):
-    odds, slope = jax.value_and_grad(lambda d: log_odds(jax.nn.log_sigmoid(d)))(jnp.float32(value))
+def test_log_odds_are_the_logit_however_sure_the_discriminator():
+    value = jnp.float32([-80.0, -20.0, -1.0, 0.0, 1.0, 20.0, 80.0])
+    again = jax.vmap(jax.value_and_grad(lambda d: log_odds(jax.nn.log_sigmoid(d))))
+    odds, slope = jax.jit(again)(value)
     # a unit in the last place of log p, which near zero is -log 2, is 6e-8
     np.testing.assert_allclose(odds, value, rtol=1e-6, atol=5e-7)
     np.testing.assert_allclose(slope, 1.0, rtol=1e-5)
@@ -103,16 +104,18 @@ def test_it_is_added_to_whatever_else_is_asked_for(bundle, kind):
         unit = find_unit("squares:0", bundle.classifier)
         more = {"wanted": WantedUnit(unit, 0.1, 0.1)}
     plain, real = (make_target(bundle, realism_weight=weight, **more) for weight in (0.0, 1.7))
-    before, after = (one.value_and_grad(one.params, asked, z) for one in (plain, real))
+    before, after = (jax.jit(one.value_and_grad)(one.params, asked, z) for one in (plain, real))
     np.testing.assert_allclose(
         after.log_density - before.log_density, 1.7 * (z @ SLOPE - 1), rtol=1e-4, atol=1e-4
     )
     gain = np.tile(1.7 * SLOPE, (3, 1))
     np.testing.assert_allclose(after.gradient - before.gradient, gain, rtol=1e-3, atol=1e-3)
-    np.testing.assert_array_equal(after.log_likelihood, before.log_likelihood)
-    coarse = partial(real.mixed_value_and_grad, "bfloat16")(real.params, asked, z)
-    np.testing.assert_allclose(coarse.log_density, after.log_density, rtol=1e-6)
-    less = partial(plain.mixed_value_and_grad, "bfloat16")(plain.params, asked, z)
+    np.testing.assert_allclose(after.log_likelihood, before.log_likelihood, rtol=1e-6)
+    less, coarse = (
+        jax.jit(partial(one.mixed_value_and_grad, "bfloat16"))(one.params, asked, z)
+        for one in (plain, real)
+    )
+    np.testing.assert_allclose(coarse.log_density, after.log_density, rtol=1e-5)
     # of 8 bits of each of the few numbers on the way
     np.testing.assert_allclose(coarse.gradient - less.gradient, gain, rtol=0.05)
 
