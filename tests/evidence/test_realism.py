@@ -111,13 +111,21 @@ def test_it_is_added_to_whatever_else_is_asked_for(bundle, kind):
     gain = np.tile(1.7 * SLOPE, (3, 1))
     np.testing.assert_allclose(after.gradient - before.gradient, gain, rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(after.log_likelihood, before.log_likelihood, rtol=1e-6)
+
+
+def test_a_coarse_gradient_has_it_too(bundle):
+    z = jnp.asarray(np.random.default_rng(0).normal(size=(3, 2)), jnp.float32)
+    plain, real = (make_target(bundle, realism_weight=weight) for weight in (0.0, 1.7))
     less, coarse = (
-        jax.jit(partial(one.mixed_value_and_grad, "bfloat16"))(one.params, asked, z)
+        jax.jit(partial(one.mixed_value_and_grad, "bfloat16"))(one.params, 1, z)
         for one in (plain, real)
     )
-    np.testing.assert_allclose(coarse.log_density, after.log_density, rtol=1e-5)
+    gain = 1.7 * (z @ SLOPE - 1)
+    np.testing.assert_allclose(coarse.log_density - less.log_density, gain, rtol=1e-4, atol=1e-4)
     # of 8 bits of each of the few numbers on the way
-    np.testing.assert_allclose(coarse.gradient - less.gradient, gain, rtol=0.05)
+    np.testing.assert_allclose(
+        coarse.gradient - less.gradient, np.tile(1.7 * SLOPE, (3, 1)), rtol=0.05
+    )
 
 
 def test_without_realism_the_program_is_the_same_and_no_discriminator_is_looked_for(bundle):
