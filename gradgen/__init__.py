@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from gradgen.networks.interfaces import Bundle, Classifier
     from gradgen.networks.load import load_bundle, load_classifier
     from gradgen.networks.torch_module import from_torch
+    from gradgen.runs.morph import morph
     from gradgen.runs.results import Samples
     from gradgen.runs.sample import sample
     from gradgen.scoring import Scores, score
@@ -50,6 +51,7 @@ _HOMES = {
     "load_bundle": "networks.load",
     "load_classifier": "networks.load",
     "load_weights": "weights.store",
+    "morph": "runs.morph",
     "reproduce": "evaluation.reproduce",
     "sample": "runs.sample",
     "score": "scoring",
@@ -75,6 +77,7 @@ __all__ = [
     "load_bundle",
     "load_classifier",
     "load_weights",
+    "morph",
     "reproduce",
     "sample",
     "score",

@@ -3,6 +3,8 @@
 RECORD_FILE = "run.json"
 GRID_FILE, TRACE_FILE, CHAINS_FILE = "grid.png", "trace.png", "chains.npz"
 ANIMATION_FILE = "animation.webp"
+# What a folder of ``gradgen morph`` holds besides an animation.
+MORPH_RECORD, STRIP_FILE, FRAMES_FILE = "morph.json", "strip.png", "frames.npz"
 DIAGNOSIS = "diagnosis"  # the names of the pictures that ``gradgen diagnose`` draws begin with this
 # CHECKPOINT holds what an unfinished run needs to go on. FRAMES lies inside it and holds the codes
 # that an animation is drawn from.

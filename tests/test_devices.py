@@ -24,7 +24,7 @@ import gradgen
 assert jax.local_device_count() == int(sys.argv[1]), jax.devices()
 found = gradgen.sample(
     "tiny64", ["goldfish", "beacon"], "hmc", 7, 1, budget=20, num_integration_steps=4,
-    chain_group=2, clip_mode="reject",
+    chain_group=2, clip_mode="reject", start_candidates=4,
 )
 scores = gradgen.score(found.images, batch_size=4)
 np.savez(
@@ -71,6 +71,7 @@ def many(monkeypatch):
 
 
 GIVEN = {
+    "start_candidates": 1,
     "classes": ("goldfish", "beacon"),
     "bundle": "tiny64",
     "method": "mala",

@@ -20,6 +20,7 @@ from gradgen.runs import run
 from gradgen.runs.record import read_record
 
 GIVEN = {
+    "start_candidates": 1,
     "classes": ("goldfish", "beacon"),
     "bundle": "tiny64",
     "method": "mala",

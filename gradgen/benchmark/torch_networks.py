@@ -95,8 +95,8 @@ def _networks(bundle: Bundle, on: str) -> LogProbability:
     generator = _plain(bundle.generator.params)
     classifier = _plain(bundle.classifier.params)
     if "layers" not in generator:
-        temperature = bundle.classifier.card.temperature
-        return _tiny64(generator, classifier, temperature, on)
+        draw, judge = tiny64(bundle, on)
+        return lambda z: judge(draw(z))
     if "conv1" in classifier and "fc8" in classifier:
         return _caffenet(generator["layers"], classifier, bundle.image_size, on)
     raise GradgenError(f"{bundle.name} is not written down in PyTorch")
@@ -145,9 +145,10 @@ def _writes_shuffled(layer: dict[str, Any]) -> dict[str, Any]:
     return {"kernel": layer["kernel"][..., order], "bias": layer["bias"][order]}
 
 
-def _tiny64(
-    generator: dict[str, Any], encoder: dict[str, Any], temperature: float, on: str
-) -> LogProbability:
+def tiny64(bundle: Bundle, on: str = "cpu") -> tuple[LogProbability, LogProbability]:
+    """The embedded networks: codes -> pictures, and pictures -> log p(class), both NCHW."""
+    generator, encoder = _plain(bundle.generator.params), _plain(bundle.classifier.params)
+    temperature = bundle.classifier.card.temperature
     g_dense = {name: _dense(generator[name], on) for name in ("fc1", "fc2")}
     g_up = {
         name: _convolution(_writes_shuffled(generator[name]), on)
@@ -182,20 +183,20 @@ def _tiny64(
             hidden = leaky(F.pixel_shuffle(same(hidden, g_up[up]), 2))
         return torch.tanh(same(hidden, g_same["conv7"]))
 
-    def log_p(z: Tensor) -> Tensor:
-        hidden = F.relu(same(F.pixel_unshuffle(generate(z), 2), c_down["conv1"]))
+    def judge(images: Tensor) -> Tensor:
+        hidden = F.relu(same(F.pixel_unshuffle(images, 2), c_down["conv1"]))
         for down, block in (("down2", "conv2"), ("down3", "conv3")):
             hidden = F.relu(same(F.pixel_unshuffle(hidden, 2), c_down[down]))
             first, second = c_residual[block]
             hidden = F.relu(hidden + same(F.relu(same(hidden, first)), second))
         hidden = F.relu(same(F.pixel_unshuffle(hidden, 2), c_down["down4"]))
         hidden = F.relu(hidden + same(hidden, c_conv4))
-        flat = hidden.permute(0, 2, 3, 1).reshape(len(z), -1)
+        flat = hidden.permute(0, 2, 3, 1).reshape(len(images), -1)
         flat = F.relu(F.linear(flat, *c_dense["fc6"]))
         flat = F.relu(F.linear(flat, *c_dense["fc7"]))
         return F.log_softmax(F.linear(flat, *c_dense["fc8"]) / temperature, dim=1)
 
-    return log_p
+    return generate, judge
 
 
 def _residual(block: dict[str, Any], on: str) -> tuple[Any, Any]:

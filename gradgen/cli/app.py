@@ -24,6 +24,7 @@ from gradgen.cli.compare import compare
 from gradgen.cli.diagnose import diagnose
 from gradgen.cli.evaluate import evaluate
 from gradgen.cli.help import App
+from gradgen.cli.morph import morph
 from gradgen.cli.new_bundle import new_bundle
 from gradgen.cli.options import as_options, option
 from gradgen.cli.reproduce import reproduce
@@ -39,6 +40,7 @@ from gradgen.cli.weights import weights
 DEBUG_VARIABLE = "GRADGEN_DEBUG"
 COMMANDS: tuple[Callable[..., int | None], ...] = (
     sample,
+    morph,
     show,
     view,
     classes,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,7 +29,7 @@ def classes(
     query: Annotated[
         str | None,
         argument(
-            help="Words of a name, a synset id, an index.",
+            help="Words of a name, a synset id, an index; or a composed class, for all in it.",
             default="all classes",
             autocompletion=complete_classes,
         ),
@@ -49,17 +49,21 @@ def classes(
     Without --bundle, a class is drawn by the first bundle in whose column it has an index. A class
     that has none is drawn by tiny64, with lite0 as the classifier.
     """
+    from gradgen.evidence.expression import is_composed, names_of, parse
     from gradgen.labels import imagenet_labels
     from gradgen.networks.catalog import DEFAULT_BUNDLE, chosen_from, find_bundle, find_class
 
     entries = chosen_from() if bundle is None else [find_bundle(bundle)]
     lists = {entry.name: entry.labels for entry in entries} | {CLASSIFIER: imagenet_labels()}
-    rows = merge(
-        {title: labels.search(query) if query else labels for title, labels in lists.items()},
-        lists,
-    )
-    if not rows and query:
-        find_class(query, tuple(lists.values()))  # says what is wrong and lists the near names
+    queries = names_of(parse(query)) if query and is_composed(query) else [query] if query else []
+    found: dict[str, list[Label]] = {title: [] for title in lists}
+    for name in queries:
+        matches = {title: labels.search(name) for title, labels in lists.items()}
+        if not any(matches.values()):
+            find_class(name, tuple(lists.values()))  # says what is wrong and lists the near names
+        for title, labels in matches.items():
+            found[title] += labels
+    rows = merge(found if queries else lists, lists)
     if as_json:
         records = [
             {"synset": row.synset, "names": row.names, "indices": row.indices} for row in rows
@@ -77,7 +81,7 @@ def classes(
     common.note(f"{common.counted(len(rows), 'class', 'classes')}: {known}")
 
 
-def merge(found: dict[str, Iterable[Label]], lists: dict[str, Labels]) -> list[Row]:
+def merge(found: Mapping[str, Iterable[Label]], lists: dict[str, Labels]) -> list[Row]:
     """One row for each class in `found`, with its index in every one of `lists` that has it.
 
     Classes are the same if their synset ids are, or, without one, their names. ImageNet's classes

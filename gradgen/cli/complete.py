@@ -27,8 +27,10 @@ def complete_classes(context: typer.Context, incomplete: str) -> Proposals:
     """Classes of ImageNet and of the bundle that the line names.
 
     Names are written with hyphens, so that they are one word of the line. A class whose name is
-    another's too, or has an apostrophe, is proposed by its synset id.
+    another's too, or has an apostrophe, is proposed by its synset id. Inside a composed class the
+    last name is completed: ``beacon & pi``.
     """
+    from gradgen.evidence.expression import last_name
     from gradgen.labels import imagenet_labels
     from gradgen.networks.catalog import find_bundle
 
@@ -36,7 +38,12 @@ def complete_classes(context: typer.Context, incomplete: str) -> Proposals:
     bundle = context.params.get("bundle")
     with suppress(GradgenError):  # it is not there, or half typed
         lists += [find_bundle(bundle).labels] if bundle else []
-    return _beginning((word for labels in lists for word in class_words(labels)), incomplete)
+    typed = last_name(incomplete)
+    if typed is None:
+        return []
+    before, name = typed
+    words = _beginning((word for labels in lists for word in class_words(labels)), name)
+    return [before + word for word in words]
 
 
 def class_words(labels: Labels) -> Iterable[str]:

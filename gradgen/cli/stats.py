@@ -11,6 +11,7 @@ from gradgen.cli.common import (
     note,
     out,
     print_json,
+    print_table,
     progress,
     quiet_pillow,
     say,
@@ -61,6 +62,14 @@ def stats(
         Path | None, option("--out", help="Statistics file.", default="stats-<class>.npz")
     ] = None,
     plot: Annotated[bool, option(help="Draw a plot beside the file.")] = True,
+    units: Annotated[
+        str | None,
+        option(
+            help="With --images: how high they drive the hidden units of a layer, conv4, or one "
+            "of them, conv4:17. Printed, for 'gradgen sample --unit'.",
+            default="none",
+        ),
+    ] = None,
     bundle: Annotated[
         str | None,
         option(
@@ -105,6 +114,11 @@ def stats(
     training photograph counts by how likely it is of the class. The file it writes is what
     'gradgen sample --clip --stats FILE' takes.
     """
+    if units is not None:
+        if not images or class_name or samples or file or generator or distributed:
+            raise UsageError("--units goes with --images, --bundle, --batch-size and --threads")
+        _units(units, images, bundle, batch_size, threads, as_json)
+        return
     if images and (samples or file):
         raise UsageError("--images, --from-samples and --file exclude one another")
     if file and (samples or class_name):
@@ -156,6 +170,70 @@ def stats(
 
 def _find(images: list[str] | None) -> list[Path]:
     return find_pictures(images) if images else []
+
+
+def _units(
+    units: str,
+    images: list[str],
+    bundle: str | None,
+    batch_size: int,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """What pictures do to hidden units: a table, or the one unit's numbers and their use."""
+    from gradgen.runtime import configure
+
+    configure()
+    quiet_pillow()
+    from rich.table import Table
+
+    from gradgen.evidence.unit import activations, find_unit
+    from gradgen.networks.catalog import DEFAULT_BUNDLE
+    from gradgen.networks.load import load_bundle
+
+    loaded = load_bundle(bundle or DEFAULT_BUNDLE)
+    one = find_unit(units, loaded.classifier) if ":" in units else None
+    files = _find(images)
+    with progress("looking", total=len(files), unit="images") as shown:
+        layer = units if one is None else one.layer
+        found = activations(loaded, layer, files, batch_size, threads, shown.update)
+    for message in found.unreadable:
+        warn(f"skipped: {message}")
+    numbers = range(found.values.shape[1]) if one is None else [one.number]
+    rows = []
+    for number in numbers:
+        seen = found.values[:, number]
+        high = found.wanted(number) if seen.std() > 0 or one is not None else None
+        rows.append(
+            {
+                "unit": f"{layer}:{number}",
+                "mean": float(seen.mean()),
+                "std": float(seen.std()),
+                "value": None if high is None else high.value,
+                "noise": None if high is None else high.noise,
+            }
+        )
+    if as_json:
+        print_json({"pictures": len(found.values), "units": rows})
+        return
+    table = Table(
+        caption=f"{counted(len(found.values), 'picture')}; value: what 1 % of them exceed; noise: "
+        "a quarter of std",
+    )
+    for heading in ("unit", "mean", "std", "value", "noise"):
+        table.add_column(heading, justify="left" if heading == "unit" else "right")
+    for row in rows:
+        figures = (row[name] for name in ("mean", "std", "value", "noise"))
+        table.add_row(
+            str(row["unit"]), *("–" if figure is None else f"{figure:.4g}" for figure in figures)
+        )
+    print_table(table)
+    if one is not None:
+        value, noise = rows[0]["value"], rows[0]["noise"]
+        note(
+            f"use it: gradgen sample --bundle {loaded.name} --unit {one} --unit-value {value:.6g} "
+            f"--unit-noise {noise:.6g}"
+        )
 
 
 def _from_images(

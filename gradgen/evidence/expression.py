@@ -30,6 +30,26 @@ MOST_CHARACTERS = 5000
 _NUMBER = re.compile(r"\s*(\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+)\s*")
 
 
+def last_name(text: str) -> tuple[str, str] | None:
+    """Half of an expression as a person types it: what stands before its last name, and that name.
+
+    ``None`` where no name is being typed: after a whole quoted one, or in a weight.
+    """
+    quote, begun = "", 0
+    for at, letter in enumerate(text):
+        if quote:
+            quote = "" if letter == quote else quote
+        elif letter in "\"'" and not text[begun:at].strip():  # elsewhere it is an apostrophe
+            quote, begun = letter, at + 1
+        elif letter in OPERATORS:
+            begun = at + 1
+    name = text[begun:]
+    before = text[: len(text) - len(name.lstrip())]
+    in_weight = before.rstrip().endswith(":")
+    after_quotes = not quote and name[-1:] in ('"', "'")
+    return None if in_weight or after_quotes else (before, name.lstrip())
+
+
 class ExpressionError(UsageError):
     """A text that is no class expression; the message's last line has a caret below the fault."""
 

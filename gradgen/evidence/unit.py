@@ -9,8 +9,9 @@ unless somebody says other numbers. So this is a posterior, and no ascent withou
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import jax
@@ -18,9 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from gradgen.errors import UsageError
-from gradgen.networks.interfaces import Bundle, Classifier
+from gradgen.errors import GradgenError, UsageError
+from gradgen.images import ImageSource
+from gradgen.networks.interfaces import Apply, Bundle, Classifier, Network
 from gradgen.networks.load import load_bundle
+from gradgen.networks.stream import stream
 
 REFERENCE, REFERENCE_SEED, BATCH = 512, 0, 32  # pictures of the prior
 QUANTILE = 0.99
@@ -105,17 +108,23 @@ def find_unit(text: str, classifier: Classifier) -> Unit:
     if found is None:
         raise UsageError(f"`unit` {text!r}: write layer:number, such as conv4:17")
     layer, number = found[1], int(found[2])
-    shapes = layers_of(classifier)
-    if layer not in shapes:
-        raise UsageError(
-            f"{classifier.name} has no layer {layer!r}; its layers: {', '.join(shapes)}"
-        )
+    shapes = _check_layer(layer, classifier)
     if number >= shapes[layer][-1]:
         raise UsageError(
             f"layer {layer} of {classifier.name} has the units 0…{shapes[layer][-1] - 1}, "
             f"no {number}"
         )
     return Unit(layer, number)
+
+
+def _check_layer(layer: str, classifier: Classifier) -> dict[str, tuple[int, ...]]:
+    """The layers, if this is one of them."""
+    shapes = layers_of(classifier)
+    if layer not in shapes:
+        raise UsageError(
+            f"{classifier.name} has no layer {layer!r}; its layers: {', '.join(shapes)}"
+        )
+    return shapes
 
 
 def wanted(
@@ -128,14 +137,95 @@ def wanted(
     """
     if value is None or noise is None:
         seen = _reference(unit, bundle, classifier)
-        if not seen.std() > 0:
-            raise UsageError(
-                f"unit {unit} of {classifier.name} is {seen[0]:g} on all of {len(seen)} pictures "
-                "of the prior; choose another, or give `unit_value` and `unit_noise`"
-            )
-        value = float(np.quantile(seen, QUANTILE)) if value is None else value
-        noise = float(NOISE_SHARE * seen.std()) if noise is None else noise
+        found = _around(unit, seen, f"{len(seen)} pictures of the prior")
+        value = found.value if value is None else value
+        noise = found.noise if noise is None else noise
     return WantedUnit(unit, value, noise)
+
+
+def _around(unit: Unit, seen: np.ndarray, of_what: str) -> WantedUnit:
+    """High, by what was seen of the unit (n,)."""
+    if not seen.std() > 0:
+        raise UsageError(
+            f"unit {unit} is {seen[0]:g} on all of {of_what}; choose another, or give "
+            "`unit_value` and `unit_noise`"
+        )
+    return WantedUnit(unit, float(np.quantile(seen, QUANTILE)), float(NOISE_SHARE * seen.std()))
+
+
+@dataclass(frozen=True, eq=False)
+class Activations:
+    """What pictures did to the units of a layer.
+
+    Attributes:
+        layer: its name.
+        values: (pictures, units) float32; of a layer with places the means over them.
+        unreadable: messages about pictures that could not be read.
+    """
+
+    layer: str
+    values: np.ndarray
+    unreadable: tuple[str, ...] = ()
+
+    def wanted(self, number: int) -> WantedUnit:
+        """The unit with the numbers that these pictures give it.
+
+        Raises:
+            UsageError: the unit is the same for all of them.
+        """
+        return _around(Unit(self.layer, number), self.values[:, number], "the pictures")
+
+
+def activations(
+    bundle: Bundle | str,
+    layer: str,
+    images: Sequence[ImageSource],
+    batch_size: int = BATCH,
+    threads: int | None = None,
+    on_progress: Callable[[int], None] | None = None,
+) -> Activations:
+    """Activations of a layer of the bundle's classifier on pictures.
+
+    Args:
+        bundle: or its name.
+        layer: one of :func:`units`.
+        images: files, or other sources of pictures.
+        batch_size: pictures at a time.
+        threads: that decode; ``None``: one a core, up to 8.
+        on_progress: called with the number of pictures that are done.
+
+    Raises:
+        UsageError: there is no such bundle or layer.
+        GradgenError: fewer than two pictures can be read.
+    """
+    loaded = load_bundle(bundle) if isinstance(bundle, str) else bundle
+    judge = loaded.classifier
+    _check_layer(layer, judge)
+    network = Network(f"{judge.name}/{layer}", _mean_of(judge, layer), judge.params, judge.sha256,
+                      judge.input_size)  # fmt: skip
+    parts, unreadable = [], []
+    for chunk in stream(network, images, batch_size, threads):
+        if len(chunk.indices):
+            parts.append(chunk.outputs)
+        unreadable += [failure.message for failure in chunk.failures]
+        if on_progress is not None:
+            on_progress(chunk.done)
+    count = sum(map(len, parts))
+    if count < 2:
+        raise GradgenError(f"{count} of {len(images)} pictures can be read; at least 2 are needed")
+    return Activations(layer, np.concatenate(parts), tuple(unreadable))
+
+
+@cache
+def _mean_of(classifier: Classifier, layer: str) -> Apply:
+    """Pictures -> activations (n, units) of a layer; one object, so that it is compiled once."""
+
+    def apply(params: Any, images: Array) -> Array:
+        assert classifier.layers is not None
+        values = classifier.layers(params, images)[layer]
+        return values.mean(axis=tuple(range(1, values.ndim - 1)))
+
+    return apply
 
 
 def _reference(unit: Unit, bundle: Bundle, classifier: Classifier) -> np.ndarray:

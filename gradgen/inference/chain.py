@@ -32,7 +32,7 @@ from gradgen.inference.settings import (
 from gradgen.inference.state import ChainState
 from gradgen.inference.timeline import timeline_of
 from gradgen.inference.traces import NUM_PROJECTIONS, Traces
-from gradgen.inference.types import Evaluation, ValueAndGrad
+from gradgen.inference.types import Evaluation, ValueAndGrad, merged
 
 DGN_AM_STEP_SIZE, DGN_AM_LAST_STEP_SIZE, DGN_AM_SHRINK = 8.0, 1e-10, 0.99
 PROJECTION_SEED = 2024  # of the fixed random unit projections of z in the trace
@@ -128,7 +128,9 @@ def init_chains(
         z0 = jnp.clip(z0, bounds[0], bounds[1])
     num_chains, code_size = z0.shape
     evaluation = _evaluate_jitted(value_and_grad, params, chain_params, z0, layout)
-    guess = jnp.full(num_chains, first_step_size(settings, code_size))
+    # A dtype that is named: jnp.full would make a weak one of a Python number, which is strong
+    # after the first block, and the block would be compiled a second time.
+    guess = jnp.full(num_chains, first_step_size(settings, code_size), jnp.float32)
     long = settings.has_trajectories
     adapted = adaptation.init(
         guess, settings.warmup_steps // (WARMUP_LEAPFROGS if long else 1), alike=not long
@@ -213,9 +215,10 @@ def run_chains(
         )
     elif state.features is None:
         # earlier versions' states have none; nothing is known of them until the chain moves
-        given = jax.eval_shape(value_and_grad, _joined(params, per_chain[0]), state.position)
+        given = jax.eval_shape(value_and_grad, merged(params, per_chain[0]), state.position)
         if given.features is not None:
-            state = state._replace(features=jnp.full(given.features.shape, jnp.nan))
+            features = jnp.full(given.features.shape, jnp.nan, given.features.dtype)
+            state = state._replace(features=features)
     state, _ = place(padded(state, filled), None, layout)
     # a block hands the trace's numbers to the host, a few kilobytes a second
     traces = (
@@ -234,14 +237,18 @@ def run_chains(
         "target_acceptance": settings.aimed_acceptance,
     }
     numbers = {name: jnp.float32(value) for name, value in numbers.items()}
+    numbers |= {
+        "warmup_steps": jnp.int32(timeline.warmup_steps),
+        "stride": jnp.int32(timeline.stride),
+    }
     form = _Form(
         settings.method,
         settings.preset,
         settings.clip_mode,
         settings.num_integration_steps,
-        timeline.warmup_steps,
-        timeline.num_steps,
-        timeline.stride,
+        settings.has_trajectories,
+        timeline.warmup_steps > 0,
+        timeline.num_steps if settings.preset else None,
     )
     projections = projection_vectors(NUM_PROJECTIONS, state.position.shape[1])
     end = timeline.num_steps if stop_at is None else min(stop_at, timeline.num_steps)
@@ -304,20 +311,22 @@ def run_chains(
 
 
 class _Form(NamedTuple):
-    """What of the settings the compiled program depends on; the numbers are its arguments."""
+    """What of the settings the compiled program depends on; the numbers are its arguments.
+
+    Attributes:
+        method, preset, clip_mode, num_integration_steps, has_trajectories: the settings'.
+        adapts: whether there is a warm-up.
+        num_steps: of the whole run, where there is a preset. DGN-AM's rule divides by them, and XLA
+            divides by a constant in its own way.
+    """
 
     method: str
     preset: str | None
     clip_mode: str
     num_integration_steps: int | None
-    warmup_steps: int
-    num_steps: int
-    stride: int
-
-    @property
-    def has_trajectories(self) -> bool:
-        """As :attr:`SamplerSettings.has_trajectories`."""
-        return self.method == "hmc" and self.num_integration_steps is None
+    has_trajectories: bool
+    adapts: bool
+    num_steps: int | None
 
 
 @partial(jax.jit, static_argnames=("value_and_grad", "form", "windows", "steps", "layout"))
@@ -343,14 +352,14 @@ def run_block(
         params, numbers, projections = shared
 
         def evaluate(z: Array) -> Evaluation:
-            return value_and_grad(_joined(params, chain_params), z)
+            return value_and_grad(merged(params, chain_params), z)
 
         def step(state: ChainState, _: None) -> tuple[ChainState, None]:
             return _one_step(state, evaluate, numbers, bounds, form), None
 
         def window(state: ChainState, _: None) -> tuple[ChainState, Windows]:
             state, _ = jax.lax.scan(step, state, None, length=steps)
-            means = state.window_sums / _steps_of_window(state.step, form)
+            means = state.window_sums / _steps_of_window(state.step, numbers["stride"])
             return state, Windows(
                 log_density=state.log_density,
                 log_likelihood=state.log_likelihood,
@@ -375,13 +384,9 @@ def _width(features: Array | None) -> int:
     return 0 if features is None else features.shape[1]
 
 
-def _joined(params: Any, chain_params: dict[str, Any] | None) -> Any:
-    return params if chain_params is None else {**params, **chain_params}
-
-
-def _steps_of_window(step: Array, form: _Form) -> Array:
+def _steps_of_window(step: Array, stride: Array) -> Array:
     """Of ``step`` steps done, how many belong to the window that the last of them is in."""
-    return ((step - 1) % form.stride + 1).astype(jnp.float32)
+    return ((step - 1) % stride + 1).astype(jnp.float32)
 
 
 def _one_step(
@@ -395,12 +400,13 @@ def _one_step(
     keys = jax.vmap(jax.random.fold_in, (0, None))(
         jax.random.wrap_key_data(state.key_data), state.step
     )
-    warming = state.step < form.warmup_steps
-    t = jnp.maximum(state.step - form.warmup_steps, 0).astype(jnp.float32)
+    warmup_steps = numbers["warmup_steps"]
+    warming = state.step < warmup_steps
+    t = jnp.maximum(state.step - warmup_steps, 0).astype(jnp.float32)
     step_size = decay_from(
         t, state.first_step_size, numbers["step_decay_offset"], numbers["step_decay"]
     )
-    if form.warmup_steps:
+    if form.adapts:
         step_size = jnp.where(warming, jnp.exp(state.adaptation.log_step_size), step_size)
     evaluation = Evaluation(state.log_density, state.gradient, state.log_likelihood, state.features)
     new: Any
@@ -410,7 +416,7 @@ def _one_step(
     counted: Array = jnp.logical_not(warming)
     if form.has_trajectories:
         assert state.trajectory is not None
-        searching = state.step < form.warmup_steps * SHORT_SHARE
+        searching = state.step < warmup_steps * SHORT_SHARE
         new, trajectory, info = trajectories.trajectory_step(
             keys,
             KernelState(state.position, evaluation),
@@ -453,6 +459,7 @@ def _one_step(
     else:
         shrink = 1.0
         if form.preset == "dgn-am":
+            assert form.num_steps is not None
             step_size = linear(t, state.first_step_size, DGN_AM_LAST_STEP_SIZE, form.num_steps)
             shrink = DGN_AM_SHRINK
         new = map_.map_step(
@@ -472,7 +479,7 @@ def _one_step(
         counts = jnp.broadcast_to(counted, acceptance.shape)[:, None]
         faults = faults + (found & counts).astype(jnp.int32)
     adapted, first = state.adaptation, state.first_step_size
-    if form.warmup_steps:
+    if form.adapts:
         told = acceptance if trajectory is None else trajectory.mean_acceptance
         update = adaptation.update(state.adaptation, told, numbers["target_acceptance"])
         adapted = jax.tree.map(
@@ -484,7 +491,7 @@ def _one_step(
         shown = jnp.where(ended, acceptance, state.trajectory.last_acceptance)
         total = state.trajectory.ended + counted
         trajectory = trajectory._replace(last_acceptance=shown, ended=total)
-    sums = jnp.where(state.step % form.stride == 0, 0.0, state.window_sums)
+    sums = jnp.where(state.step % numbers["stride"] == 0, 0.0, state.window_sums)
     return ChainState(
         step=state.step + 1,
         key_data=state.key_data,
@@ -524,6 +531,6 @@ def _evaluate_jitted(
 ) -> Evaluation:
     def group(per_chain: Any, params: Any) -> Evaluation:
         z, chain_params = per_chain
-        return value_and_grad(_joined(params, chain_params), z)
+        return value_and_grad(merged(params, chain_params), z)
 
     return spread(group, (z, chain_params), params, layout)

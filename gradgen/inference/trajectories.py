@@ -68,7 +68,7 @@ class Trajectory(NamedTuple):
 def init(position: Array) -> Trajectory:
     """No trajectory yet: each chain begins its first at the next step. position: (chains, code)."""
     zero, none = jnp.zeros(len(position)), jnp.zeros(len(position), jnp.int32)
-    unknown = jnp.full(len(position), jnp.nan)
+    unknown = jnp.full(len(position), jnp.nan, jnp.float32)
     return Trajectory(
         position, jnp.zeros_like(position), zero, zero, none, none, zero, unknown, none
     )

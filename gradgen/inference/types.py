@@ -27,3 +27,9 @@ class Evaluation(NamedTuple):
 
 Evaluate = Callable[[Array], Evaluation]  # z (chains, code) -> Evaluation
 ValueAndGrad = Callable[[Any, Array], Evaluation]  # the same with the parameters in front
+
+
+def merged(params: Any, chain_params: dict[str, Any] | None) -> Any:
+    """The parameters that all chains share, and by their names those that differ from chain to
+    chain."""
+    return params if chain_params is None else {**params, **chain_params}

@@ -40,6 +40,7 @@ class Network:
         input_size: side in pixels of the pictures that the network takes. Pictures of other sizes
             are resized to it. 0 for a generator.
         per_image: whether the output for a picture depends on that picture alone.
+        way: how a network that is not JAX's own is computed, in words; ``None`` for all others.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Network:
     sha256: str
     input_size: int = 0
     per_image: bool = True
+    way: str | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -195,6 +197,9 @@ class Bundle:
         size = input_size or image_size
         classes = own.as_labels(labels, name)
         prior = own.as_prior(log_prior, sample_prior, code_size)
+        layers_alone = classifier_params is None
+        generator_params = own.params_of(generator, generator_params)
+        classifier_params = own.params_of(classifier, classifier_params)
         draw = own.as_apply(generator)
         shape = own.output_shape("generator", draw, generator_params, (1, code_size))
         grey = shape[-1:] == (1,)
@@ -224,6 +229,7 @@ class Bundle:
             own.in_unit_range(draw, (low, high)),
             generator_params,
             own.weights_sha256(generator, draw, generator_params, code),
+            way=getattr(generator, "way", None),
         )
         logits, sha256 = network(
             "classifier", classifier, classifier_params, (1, len(classes)), "a logit for each label"
@@ -238,7 +244,9 @@ class Bundle:
         )
         inside: Any = None  # activations by name, where own.from_unit_range speaks of an array
         if layers is not None:
-            inside = own.from_unit_range(own.as_layers(layers), (low, high), size, grey)
+            inside = own.from_unit_range(
+                own.as_layers(layers, layers_alone), (low, high), size, grey
+            )
         judging = Classifier(
             name=name,
             apply=calibrated(logits, 1.0),
@@ -249,6 +257,7 @@ class Bundle:
             labels=classes,
             card=card,
             layers=inside,
+            way=getattr(classifier, "way", None),
         )
 
         def optional(
@@ -260,6 +269,7 @@ class Bundle:
         ) -> Callable[[], Network]:
             if function is None:
                 return partial(_missing, name, kind)
+            params = own.params_of(function, params)
             apply, sha256 = network(kind, function, params, expected, words)
             found = Network(f"{name}/{kind}", apply, params, sha256, size)
             return lambda: found

@@ -17,6 +17,7 @@ from jax import Array
 from gradgen.errors import GradgenError, UsageError
 from gradgen.labels import Labels
 from gradgen.networks.prior import STANDARD_NORMAL, Prior
+from gradgen.networks.torch_module import TorchFunction
 
 Params = Any
 Apply = Callable[[Params, Array], Array]
@@ -30,17 +31,28 @@ def as_apply(function: Callable[..., Any]) -> Apply:
     """
 
     def apply(params: Params, inputs: Array) -> Array:
-        outputs = function(inputs) if params is None else function(params, inputs)
+        if isinstance(function, TorchFunction):
+            outputs = function.apply(params, inputs)
+        else:
+            outputs = function(inputs) if params is None else function(params, inputs)
         return jnp.asarray(outputs, jnp.promote_types(jnp.float32, outputs.dtype))
 
     return apply
 
 
-def as_layers(function: Callable[..., Any]) -> Callable[[Params, Array], Any]:
-    """As :func:`as_apply`, of a function that gives activations by name."""
+def params_of(function: Callable[..., Any], params: Params) -> Params:
+    """A function's parameters: those that are given, or those that a PyTorch module brings."""
+    return function.params if params is None and isinstance(function, TorchFunction) else params
+
+
+def as_layers(function: Callable[..., Any], alone: bool) -> Callable[[Params, Array], Any]:
+    """As :func:`as_apply`, of a function that gives activations by name.
+
+    alone: whether it takes the inputs alone, whatever parameters the classifier has.
+    """
 
     def apply(params: Params, inputs: Array) -> Any:
-        return function(inputs) if params is None else function(params, inputs)
+        return function(inputs) if alone else function(params, inputs)
 
     return apply
 

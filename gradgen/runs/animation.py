@@ -67,17 +67,7 @@ class Recorder:
     def write(self, samples: Samples, plan: Plan, path: Path) -> int:
         """Draw the frames into an animated WebP; returns their number."""
         frames = self.frames(samples, plan)
-        buffer = io.BytesIO()
-        frames[0].save(
-            buffer,
-            "WEBP",
-            save_all=True,
-            append_images=frames[1:],
-            duration=[FRAME_MS] * (len(frames) - 1) + [LAST_FRAME_MS],
-            loop=0,
-            quality=QUALITY,
-        )
-        write_atomically(path / ANIMATION_FILE, buffer.getvalue(), parents=False)
+        write_atomically(path / ANIMATION_FILE, animated(frames), parents=False)
         return len(frames)
 
     def frames(self, samples: Samples, plan: Plan) -> list[Any]:
@@ -142,6 +132,21 @@ class Recorder:
 
     def _path(self, group: int, step: int) -> Path:
         return self.folder / f"{group:07d}-{step:08d}.npy"
+
+
+def animated(frames: list[Any]) -> bytes:
+    """Pillow images one after another as a WebP file, which rests at the last one."""
+    buffer = io.BytesIO()
+    frames[0].save(
+        buffer,
+        "WEBP",
+        save_all=True,
+        append_images=frames[1:],
+        duration=[FRAME_MS] * (len(frames) - 1) + [LAST_FRAME_MS],
+        loop=0,
+        quality=QUALITY,
+    )
+    return buffer.getvalue()
 
 
 def block_size_for(num_steps: int) -> int:

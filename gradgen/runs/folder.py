@@ -35,7 +35,7 @@ MOST_DIGITS = 7  # of a chain's number in a picture's name
 def make_folder(out: Path | None, plan: Plan, force: bool) -> Path:
     """Make the run's folder; see :func:`begin`."""
     if out is None:
-        return _new_folder(default_name(plan, datetime.now()))
+        return new_folder(default_name(plan, datetime.now()))
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file; --out names a folder")
     if out.is_dir() and not all(files.is_leftover(path) for path in out.iterdir()):
@@ -57,8 +57,8 @@ def default_name(plan: Plan, now: datetime) -> str:
     return f"{now:%Y%m%d-%H%M%S}-{slug}{more}-{method}-{settings.seed}"
 
 
-def _new_folder(name: str) -> Path:
-    """Two runs may begin in the same second: mkdir decides whose name it is."""
+def new_folder(name: str) -> Path:
+    """A new folder among the runs; mkdir decides who has a name, since two may begin at a time."""
     for attempt in range(1, 1000):
         folder = RUNS / (name if attempt == 1 else f"{name}-{attempt}")
         try:

@@ -58,7 +58,7 @@ from gradgen.runs.record import (
     RunRecord,
     versions,
 )
-from gradgen.runs.settings import SampleSettings
+from gradgen.runs.settings import START_CANDIDATES, SampleSettings
 
 FALLBACK_CLASSIFIER = "lite0"  # knows all 1000 ImageNet classes
 # A run under lite0 against one under tiny64's own classifier (MALA, 20 gradients, two busy cores):
@@ -216,6 +216,11 @@ def default_group(settings: SampleSettings, platform: str, num_devices: int) -> 
     return min(ACCELERATOR_GROUP, -(-together // num_devices))
 
 
+def default_candidates(settings: SampleSettings) -> int:
+    """DGN-AM's rule is published with its start, and a photograph is a start itself."""
+    return 1 if settings.preset is not None or settings.start is not None else START_CANDIDATES
+
+
 def prepare(
     settings: SampleSettings,
     bundle: Bundle | None = None,
@@ -309,6 +314,7 @@ def prepare(
             settings,
             likelihood_weight=weight,
             chain_group=group_size,
+            start_candidates=settings.start_candidates or default_candidates(settings),
             step_size=step_size,
             unit_value=None if wanted is None else wanted.value,
             unit_noise=None if wanted is None else wanted.noise,
@@ -524,7 +530,7 @@ def describe(plan: Plan) -> RunRecord:
         evidence=_describe_evidence(plan),
         bundle=BundleRecord(
             plan.bundle.name,
-            NetworkRecord(generator.name, generator.sha256),
+            NetworkRecord(generator.name, generator.sha256, generator.way),
             NetworkRecord(file.name, file.sha256) if file is not None else None,
             NetworkRecord(critic.name, critic.sha256) if critic is not None else None,
         ),
@@ -554,7 +560,7 @@ def _describe_class(job: ClassJob) -> ClassRecord:
         slug=job.label.slug,
         synset=job.label.synset,
         index=job.label.index,
-        classifier=NetworkRecord(job.classifier.name, job.classifier.sha256),
+        classifier=NetworkRecord(job.classifier.name, job.classifier.sha256, job.classifier.way),
         likelihood_weight=job.likelihood_weight,
         clip_scope=job.clip_scope,
         bounds=bounds,

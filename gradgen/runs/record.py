@@ -48,10 +48,15 @@ def known_later(default: Any = None, **more: Any) -> Any:
 
 @dataclass(frozen=True)
 class NetworkRecord:
-    """Which weights: the network's name, and the SHA-256 of its file."""
+    """Which weights: the network's name, and the SHA-256 of its file.
+
+    Attributes:
+        way: how a network that is not JAX's own was computed, in words.
+    """
 
     name: str
     sha256: str
+    way: str | None = where_it_is()
 
 
 @dataclass(frozen=True)

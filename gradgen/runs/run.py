@@ -58,6 +58,7 @@ from gradgen.runs.folder import (
 from gradgen.runs.plan import Plan, describe, prepare
 from gradgen.runs.record import (
     RUNNING,
+    NetworkRecord,
     Recipe,
     RunRecord,
     other_conditions,
@@ -438,9 +439,9 @@ def resume(
         bounds=boxes[0].sides() if boxes else None,
         evidence=record.evidence,
     )
-    _check_sense(plan, len(record.classes), str(folder))
+    check_sense(plan, len(record.classes), str(folder))
     now = describe(plan)
-    notes = [*plan.notes, *_check_same(record, now, str(folder), force)]
+    notes = [*plan.notes, *check_same(record, now, str(folder), force)]
     if record.finished:
         record = extend(folder, record, plan)
         notes += (record.extended or ())[-1:]
@@ -483,7 +484,7 @@ def from_recipe(
         bounds=recipe.bounds.sides() if recipe.bounds else None,
         evidence=recipe.evidence,
     )
-    _check_sense(plan, 1, str(picture))
+    check_sense(plan, 1, str(picture))
     record = describe(plan)
     expected = replace(
         record,
@@ -500,7 +501,7 @@ def from_recipe(
         versions=recipe.versions,
         device=recipe.device,
     )
-    notes = (*plan.notes, *_check_same(expected, record, str(picture), force))
+    notes = (*plan.notes, *check_same(expected, record, str(picture), force))
     folder = make_folder(out, plan, force)
     run = Run(folder, plan, record, notes=notes, picture=picture)
     return _started(run, command)
@@ -513,7 +514,7 @@ def _started(run: Run, command: list[str] | None) -> Run:
     return run
 
 
-def _check_sense(plan: Plan, classes: int, source: str) -> None:
+def check_sense(plan: Plan, classes: int, source: str) -> None:
     """Refuse a record or a recipe whose parts, each good in itself, do not go together.
 
     Args:
@@ -557,7 +558,7 @@ def _settings_of(
     return base
 
 
-def _check_same(recorded: RunRecord, now: RunRecord, source: str, force: bool) -> list[str]:
+def check_same(recorded: RunRecord, now: RunRecord, source: str, force: bool) -> list[str]:
     """Refuse other weights or bounds; tell of another device, thread number or version."""
     faults = []
     pairs: list[tuple[str, Any, Any]] = [
@@ -581,6 +582,12 @@ def _check_same(recorded: RunRecord, now: RunRecord, source: str, force: bool) -
             f"({'; '.join(faults)}): the result would differ; restore them or go on with --force"
         )
     notes = [f"not the weights of {source}: {fault}" for fault in faults]
+    ways = {
+        f"{before.name} was {before.way}, is {after.way}: the last bits may differ"
+        for _, before, after in pairs
+        if isinstance(before, NetworkRecord) and after is not None and before.way != after.way
+    }
+    notes += sorted(ways)
     changed = other_conditions((recorded.device, recorded.versions), (now.device, now.versions))
     if changed:
         notes.append(f"{source} was made with {'; '.join(changed)}: the last bits may differ")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -26,6 +27,8 @@ from gradgen.evidence.unit import Unit
 from gradgen.images import to_uint8
 from gradgen.inference import ChainState, Evaluation, Traces, run_chains
 from gradgen.inference.chain import BlockProgress, ChainResult
+from gradgen.inference.clipping import Bounds
+from gradgen.inference.starts import choose_starts
 from gradgen.networks.interfaces import Bundle, Classifier
 from gradgen.networks.prior import STANDARD_NORMAL, Prior
 from gradgen.runs.checkpoint import Checkpoint
@@ -43,7 +46,7 @@ from gradgen.runs.plan import (
 )
 from gradgen.runs.results import Part, Samples, collect
 from gradgen.runs.settings import make_settings
-from gradgen.runs.target import make_target
+from gradgen.runs.target import Target, make_target
 
 # A chain's start is drawn from its key folded with this, its steps from the key folded with the
 # step's number, which stays far below.
@@ -209,11 +212,21 @@ def starting_codes(keys: Array, code_size: int, prior: Prior = STANDARD_NORMAL) 
     return jax.vmap(lambda key: prior.draw(jax.random.fold_in(key, START_KEY), code_size))(keys)
 
 
-def first_codes(plan: Plan, keys: Array, groups: Sequence[Group]) -> Array:
+def first_codes(
+    plan: Plan, keys: Array, groups: Sequence[Group], devices: Sequence[Any] | None = None
+) -> Array:
     """Where the chains of some groups start: (chains, code).
 
     With a start, chain 0 begins at it and the others near it, which still differ.
+
+    Args:
+        plan: of the run.
+        keys: of the chains.
+        groups: of one program (:func:`gradgen.runs.plan.batches_of`).
+        devices: that share the groups; ``None``: JAX's default device alone.
     """
+    if (plan.settings.start_candidates or 1) > 1:
+        return _likely_codes(plan, keys, groups, devices)
     codes = starting_codes(keys, plan.bundle.code_size, plan.bundle.prior)
     if plan.start is None:
         return codes
@@ -222,20 +235,91 @@ def first_codes(plan: Plan, keys: Array, groups: Sequence[Group]) -> Array:
     return (1 - share) * plan.start + share * codes
 
 
-@cache
-def _value_and_grad(
+def _likely_codes(
+    plan: Plan, keys: Array, groups: Sequence[Group], devices: Sequence[Any] | None
+) -> Array:
+    """For each chain one of many draws from the prior, by their likelihood: (chains, code)."""
+    settings, bundle = plan.settings, plan.bundle
+    job = plan.jobs[groups[0].class_position]
+    steps = block_size(settings, len(keys), bundle.multiply_adds)
+    return choose_starts(
+        jax.vmap(jax.random.fold_in, (0, None))(keys, START_KEY),
+        bundle.prior.draw,
+        bundle.code_size,
+        _log_likelihood(*_networks(plan, job)),
+        _parameters(plan, job),
+        settings.start_candidates or 1,
+        _bounds_of(plan, groups),
+        chain_params={"asked": _asked_of(plan, groups)},
+        group_size=_size_together(groups),
+        devices=devices,
+        at_once=steps * settings.gradients_per_step,
+    )
+
+
+def _size_together(groups: Sequence[Group]) -> int | None:
+    """Chains that are computed as one; an accelerator is filled by many groups at once only."""
+    return groups[0].size if jax.default_backend() == "cpu" else None
+
+
+def _bounds_of(plan: Plan, groups: Sequence[Group]) -> Bounds | None:
+    """(lower, upper) of the chains of some groups, each (chains, code), if there are any."""
+    each = [(plan.jobs[group.class_position].bounds, group.size) for group in groups]
+    rows = [np.repeat(np.stack(box)[:, None], size, axis=1) for box, size in each if box]
+    if not rows:
+        return None
+    lower, upper = np.concatenate(rows, axis=1)
+    return jnp.asarray(lower), jnp.asarray(upper)
+
+
+def _asked_of(plan: Plan, groups: Sequence[Group]) -> Any:
+    """What the target is told of the class of each chain of some groups: (chains, ...)."""
+    sizes = np.array([group.size for group in groups])
+    return jax.tree.map(
+        lambda *each: jnp.asarray(np.repeat(np.stack(each), sizes, axis=0)),
+        *(plan.jobs[group.class_position].asked for group in groups),
+    )
+
+
+# What a compiled program depends on of a target's networks.
+Networks = tuple[Bundle, Classifier, Form | None, int, Unit | None, bool]
+
+
+def _networks(plan: Plan, job: ClassJob) -> Networks:
+    reduction = 0 if plan.photograph is None else plan.photograph.reduction
+    unit = None if plan.unit is None else plan.unit.unit
+    return plan.bundle, job.classifier, job.form, reduction, unit, plan.settings.realism > 0
+
+
+def _target(
     bundle: Bundle,
     classifier: Classifier,
     form: Form | None,
     reduction: int,
     unit: Unit | None,
     realistic: bool,
-    preset: str | None,
-    precision: str,
+) -> Target:
+    target = make_target(bundle, classifier, form=form, realism_weight=float(realistic))
+    return replace(target, reduction=reduction, unit=unit)
+
+
+@cache
+def _log_likelihood(*networks: Any) -> Callable[[Any, Array], Array]:
+    """The weighted likelihood as starts are chosen by it; one object for the same networks."""
+    target = _target(*networks)
+
+    def log_likelihood(params: Any, z: Array) -> Array:
+        return target.weighted_log_likelihood(params["target"], params["asked"], z)
+
+    return log_likelihood
+
+
+@cache
+def _value_and_grad(
+    networks: Networks, preset: str | None, precision: str
 ) -> Callable[[Any, Array], Evaluation]:
     """The target as the chains want it. One object for the same networks: compiled only once."""
-    target = make_target(bundle, classifier, form=form, realism_weight=float(realistic))
-    target = replace(target, reduction=reduction, unit=unit)
+    target = _target(*networks)
     function = target.value_and_grad
     if preset == "dgn-am":
         function = target.dgn_am_value_and_grad
@@ -273,16 +357,7 @@ def _bytes_a_chain(plan: Plan) -> int | None:
 
 def _function(plan: Plan, job: ClassJob) -> Callable[[Any, Array], Evaluation]:
     settings = plan.settings
-    return _value_and_grad(
-        plan.bundle,
-        job.classifier,
-        job.form,
-        0 if plan.photograph is None else plan.photograph.reduction,
-        None if plan.unit is None else plan.unit.unit,
-        settings.realism > 0,
-        settings.preset,
-        settings.gradient_precision,
-    )
+    return _value_and_grad(_networks(plan, job), settings.preset, settings.gradient_precision)
 
 
 def _parameters(plan: Plan, job: ClassJob) -> dict[str, Any]:
@@ -317,7 +392,12 @@ def _run_batch(
             for job, group in zip(jobs, groups, strict=True)
         ]
     )
-    starts = first_codes(plan, keys, groups)
+    with explained(plan.bundle, num_chains, devices[0]):
+        starts = (
+            first_codes(plan, keys, groups, devices)
+            if checkpoint is None
+            else checkpoint.state.position
+        )
     jobs_of_chains = [job for job, size in zip(jobs, sizes, strict=True) for _ in range(size)]
     sampler = replace(
         settings,
@@ -327,8 +407,7 @@ def _run_batch(
     )
 
     first = True
-    latest = starts if checkpoint is None else checkpoint.state.position
-    before = latest
+    before = latest = starts
 
     def report(block: BlockProgress) -> None:
         nonlocal first, before, latest
@@ -356,51 +435,48 @@ def _run_batch(
                 )
             )
 
-    bounds = None
-    if jobs[0].bounds is not None:
-        sides = zip(*(job.bounds for job in jobs if job.bounds is not None), strict=True)
-        bounds = tuple(jnp.asarray(np.repeat(np.stack(side), sizes, axis=0)) for side in sides)
-    asked = jax.tree.map(
-        lambda *each: jnp.asarray(np.repeat(np.stack(each), sizes, axis=0)),
-        *(job.asked for job in jobs),
-    )
+    bounds, asked = _bounds_of(plan, groups), _asked_of(plan, groups)
 
     def evaluate(codes: Array) -> Evaluation:
         params = _parameters(plan, jobs[0]) | {"asked": asked}
         return _function(plan, jobs[0])(params, codes)
 
-    try:
+    with explained(plan.bundle, num_chains, devices[0]):
         result = run_chains(
             keys,
             starts,
             _function(plan, jobs[0]),
             _parameters(plan, jobs[0]),
             sampler,
-            bounds=bounds,  # type: ignore[arg-type]
+            bounds=bounds,
             state=checkpoint.state if checkpoint else None,
             traces=checkpoint.traces if checkpoint else None,
             on_block=report,
             stop_at=plan.stop_at,
             chain_params={"asked": asked},
-            # an accelerator is filled by many groups at once only
-            group_size=groups[0].size if devices[0].platform == "cpu" else None,
+            group_size=_size_together(groups),
             devices=devices,
         )
+    if settings.method == "map" and not first:
+        warn_of_stuck(plan, jobs_of_chains, before, result.state, bounds)
+    return result
+
+
+@contextmanager
+def explained(bundle: Bundle, num_chains: int, device: Any) -> Iterator[None]:
+    """What JAX says of a network that fails, or of memory that is full, as one line."""
+    try:
+        yield
     except jax.errors.JaxRuntimeError as error:
         if "CpuCallback error" in str(error):  # of a network that is not JAX's own
             last = str(error).strip().splitlines()[-1]
-            raise GradgenError(
-                f"{plan.bundle.name}: a network's own code failed: {last}"
-            ) from error
+            raise GradgenError(f"{bundle.name}: a network's own code failed: {last}") from error
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise GradgenError(
-            f"{num_chains} chains at once do not fit into the memory of {devices[0]}; "
+            f"{num_chains} chains at once do not fit into the memory of {device}; "
             f"set `chain_batch` to a smaller number, such as {max(1, num_chains // 2)}"
         ) from error
-    if settings.method == "map" and not first:
-        warn_of_stuck(plan, jobs_of_chains, before, result.state, bounds)  # type: ignore[arg-type]
-    return result
 
 
 def _part(plan: Plan, batch: Batch, result: ChainResult) -> Part:

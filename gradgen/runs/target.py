@@ -87,6 +87,18 @@ class Target:
             return log_density + more, log_likelihood + more, features
         return log_density, log_likelihood, features
 
+    def weighted_log_likelihood(self, params: dict[str, Any], asked: Asked, z: Array) -> Array:
+        """(chains,) the log density without the prior's: beta * log p(class | g(z)), and what a
+        photograph, a unit and realism add (arguments as for :meth:`log_density`)."""
+        images = self._generate(params["generator"], z)
+        log_p = self._classify(params["classifier"], images)
+        weighted: Array = params["likelihood_weight"] * self._evidence(log_p, asked)
+        if self.reduction or self.unit is not None:
+            weighted = weighted + self._more(params, params["classifier"], images)
+        if self.realistic:
+            weighted = weighted + self._realism(params, params["discriminator"], images)
+        return weighted
+
     def value_and_grad(self, params: dict[str, Any], asked: Asked, z: Array) -> Evaluation:
         """Log density, its gradient (chains, code) and the log-likelihood: one forward and one
         backward pass for all chains (arguments as for :meth:`log_density`)."""
@@ -180,10 +192,69 @@ class Target:
         assert self._discriminate is not None
         return params["realism"] * realism.log_odds(self._discriminate(discriminator, images))
 
+    def likelihoods(
+        self, params: dict[str, Any], asked: Asked, images: Array, log_p: Array
+    ) -> tuple[Array, Array]:
+        """Log-likelihood (chains,) of all the evidence, as the density takes it and unweighted.
+
+        Args:
+            params, asked: as for :meth:`log_density`.
+            images: the generator's, (chains, S, S, 3).
+            log_p: the classifier's log-probabilities of them, (chains, classes).
+        """
+        plain = self._evidence(log_p, asked)
+        weighted = params["likelihood_weight"] * plain
+        if self.reduction or self.unit is not None:
+            more = self._more(params, params["classifier"], images)
+            return weighted + more, plain + more
+        return weighted, plain
+
     @property
     def _evidence(self) -> Callable[[Array, Asked], Array]:
         """From the classifier's log-probabilities to the log-likelihood (chains,)."""
         return single_class if self.form is None else self.form.log_likelihood
+
+
+@dataclass(frozen=True, eq=False)
+class PathTarget:
+    """The geometric path between two targets of the same networks and prior.
+
+    Its density at t is p_0^(1 - t) p_1^t, normalised: at t = 0 that of the first target, at t = 1
+    that of the second, and between them both kinds of evidence count by their shares.
+    """
+
+    first: Target
+    second: Target
+
+    def value_and_grad(self, params: dict[str, Any], z: Array) -> Evaluation:
+        """Log density at t, and its gradient.
+
+        Args:
+            params: ``share``, t; ``first`` and ``second``, each with ``asked`` and the target's
+                parameters, but for the networks', which are in ``networks``.
+            z: (chains, code) float32.
+
+        Returns the evaluation; its features (chains, 2) are the two log-likelihoods, unweighted.
+        """
+        networks, share = params["networks"], params["share"]
+
+        def total(z: Array) -> tuple[Array, tuple[Array, Array, Array]]:
+            images = self.first._generate(networks["generator"], z)
+            log_p = self.first._classify(networks["classifier"], images)
+            (first, plain_first), (second, plain_second) = (
+                target.likelihoods(own["target"] | networks, own["asked"], images, log_p)
+                for target, own in (
+                    (self.first, params["first"]),
+                    (self.second, params["second"]),
+                )
+            )
+            density = (1 - share) * first + share * second + self.first._log_prior(z)
+            mixed = (1 - share) * plain_first + share * plain_second
+            return density.sum(), (density, mixed, jnp.stack([plain_first, plain_second], -1))
+
+        (_, found), gradient = jax.value_and_grad(total, has_aux=True)(z)
+        density, mixed, both = found
+        return Evaluation(density, gradient, mixed, both)
 
 
 def _feature_vectors(num_classes: int) -> Array:

@@ -31,6 +31,7 @@ from gradgen.evaluation.features import judge  # noqa: E402
 from gradgen.evaluation.fidelity import kernel_distance  # noqa: E402
 from gradgen.evaluation.quality import load_validation  # noqa: E402
 from gradgen.evidence.realism import log_odds  # noqa: E402
+from gradgen.labels import Labels  # noqa: E402
 from gradgen.networks.load import load_bundle, load_classifier  # noqa: E402
 from gradgen.networks.stream import apply_in_batches  # noqa: E402
 from gradgen.runs.sample import draw  # noqa: E402
@@ -59,6 +60,39 @@ def weights_with_realism(log_p: np.ndarray, odds: np.ndarray, gamma: float) -> n
     """
     log_weight = log_p + gamma * odds[:, None]
     return log_weight - log_weight.max(0)
+
+
+def named(
+    verdicts: np.ndarray, features: np.ndarray, classes: np.ndarray, labels: Labels, own: np.ndarray
+) -> dict[str, Any]:
+    """How often the judge names pictures, and how they differ within a class.
+
+    Args:
+        verdicts, features: of the pictures, by :func:`gradgen.evaluation.features.judge`.
+        classes: (n,) which class each picture is of.
+        labels: of these classes.
+        own: for each of them the judge's own index.
+    """
+    rank = metrics.ranks(verdicts, own[classes])
+    return {
+        "pictures": len(classes),
+        "top1": float((rank < 1).mean()),
+        "top5": float((rank < 5).mean()),
+        "top5 by class": {
+            label.name: round(float((rank < 5)[classes == label.index].mean()), 3)
+            for label in labels
+            if (classes == label.index).any()
+        },
+        "diversity": float(
+            np.mean(
+                [
+                    metrics.mean_cosine_distance(features[classes == index])
+                    for index in np.unique(classes)
+                    if (classes == index).sum() > 1
+                ]
+            )
+        ),
+    }
 
 
 def measure(
@@ -90,26 +124,7 @@ def measure(
     report: dict[str, Any] = {}
     for kind, (pictures, labels) in kinds.items():
         verdicts, features[kind] = judge(classifier, pictures)
-        rank = metrics.ranks(verdicts, own[labels])
-        report[kind] = {
-            "pictures": len(labels),
-            "top1": float((rank < 1).mean()),
-            "top5": float((rank < 5).mean()),
-            "top5 by class": {
-                label.name: round(float((rank < 5)[labels == label.index].mean()), 3)
-                for label in bundle.labels
-                if (labels == label.index).any()
-            },
-            "diversity": float(
-                np.mean(
-                    [
-                        metrics.mean_cosine_distance(features[kind][labels == index])
-                        for index in np.unique(labels)
-                        if (labels == index).sum() > 1
-                    ]
-                )
-            ),
-        }
+        report[kind] = named(verdicts, features[kind], labels, bundle.labels, own)
     for kind, found in list(features.items())[1:]:
         report[kind]["kid"] = kernel_distance(found, features["photographs"])
     _, prior = judge(classifier, images[: 2 * len(val)])

@@ -5,8 +5,7 @@ faster") under differentiable augmentation (:mod:`gradgen.training.augmentation`
 photograph takes part. Each class owns a part of N(0, I) (:func:`models.tiny64.class_of_codes`);
 critics are told the class (projection: Miyato & Koyama 2018), of a photograph its label and of g(z)
 that of z, and lite0 is to name it as that class (Odena et al. 2017), so that what a part of
-N(0, I) shows and what it is called agree. The discriminator on pixels sees a few of
-the pictures only: what is left to it is what is too fine for the features.
+N(0, I) shows and what it is called agree.
 """
 
 from __future__ import annotations
@@ -26,19 +25,26 @@ from jax import Array
 from gradgen.datasets import Dataset
 from gradgen.labels import Labels, imagenet_labels
 from gradgen.models.efficientnet import EfficientNetLite
-from gradgen.models.tiny64 import Discriminator, Generator, class_of_codes
+from gradgen.models.tiny64 import Generator, class_of_codes
 from gradgen.networks.interfaces import resize
 from gradgen.training.augmentation import augment
-from gradgen.training.critics import LAYERS, SIZE, Critics, fit_scale, standardise
+from gradgen.training.critics import (
+    LAYERS,
+    SIZE,
+    TEXTURE,
+    Critics,
+    fit_scale,
+    standardise,
+    texture_of,
+)
 from gradgen.training.data import batches
 from gradgen.training.loop import cosine, ema_update, fit, flip_at_random, to_images
 from gradgen.training.teacher import LinearClassifier, fit_classifier, lite0_features
 
-NETWORKS = ("generator", "discriminator", "critics")
+NETWORKS = ("generator", "critics")
 MOST_NAMED = 20_000  # real images that the linear classifier is fitted to
 EXAMPLES = 512  # real images whose features set the critics' scale
-# steps of the finite differences: in units of the images' half range, of features' deviations
-PIXEL_SIGMA, FEATURE_SIGMA = 0.03, 0.1
+NOISE = 0.1  # step of the finite differences, in deviations of the features
 
 
 @dataclass(frozen=True)
@@ -47,29 +53,25 @@ class GeneratorSettings:
 
     Attributes:
         batch_size: photographs, and as many g(z), in each step.
-        discriminator_batch: of either, that the discriminator gets of each step.
-        critics_weight: of -log sigmoid of the critics' logits for g(z).
-        discriminator_weight: of -log sigmoid of the discriminator's logits.
+        critics_weight: of -log sigmoid of the logits for g(z) of the critics on features.
+        texture_weight: the same of the critic of textures.
         class_weight: of the cross-entropy of what lite0 names g(z) and z's class.
         diversity_weight: of what the mean cosine distance of two g(z) of one class, in what lite0
             pools, lacks of that of two photographs of one class.
-        critic_penalty, penalty: weights of the squared gradient on real images (Mescheder et al.
-            2018) of critics and discriminator, estimated by a finite difference along a random
-            direction.
+        penalty, texture_penalty: weights of the critics' squared gradient on real images (Mescheder
+            et al. 2018), estimated by a finite difference along a random direction.
     """
 
     minutes: float = 55.0
     batch_size: int = 32
-    discriminator_batch: int = 16
     learning_rate: float = 4e-4
     critic_rate: float = 1e-3
-    discriminator_rate: float = 4e-4
     critics_weight: float = 1.0
-    discriminator_weight: float = 1.0
+    texture_weight: float = 1.0
     class_weight: float = 0.05
     diversity_weight: float = 3.0
-    critic_penalty: float = 0.05
     penalty: float = 0.05
+    texture_penalty: float = 0.001
     ema_decay: float = 0.998
     precision: str = "float32"
     seed: int = 0
@@ -78,7 +80,7 @@ class GeneratorSettings:
 def train_generator(
     train: Dataset,
     lite0: EfficientNetLite,
-    start: tuple[Generator, Discriminator],
+    start: Generator,
     settings: GeneratorSettings,
     checkpoint: Path,
     on_report: Callable[[int, float, float, dict[str, float]], None] | None = None,
@@ -88,7 +90,7 @@ def train_generator(
 
     Args:
         lite0: whose features the critics look at.
-        start: what to begin with, unless there is a checkpoint; the discriminator is used up.
+        start: what to begin with, unless there is a checkpoint.
         on_checkpoint: called with the step and the averaged generator whenever a checkpoint has
             been written.
     """
@@ -97,16 +99,12 @@ def train_generator(
     rngs = nnx.Rngs(settings.seed)
     graphs: dict[str, Any] = {}
     states: dict[str, Any] = {}
-    networks = (*start, Critics(LAYERS, num_classes, rngs=rngs))
+    networks = (start, Critics(LAYERS, num_classes, rngs=rngs))
     for name, module in zip(NETWORKS, networks, strict=True):
         graphs[name], states[name] = nnx.split(module)
     params = {name: nnx.to_pure_dict(state) for name, state in states.items()}
     optimizer = optax.scale_by_adam(b1=0.0, b2=0.99)  # as Projected GAN and StyleGAN have it
-    rates = {
-        "generator": settings.learning_rate,
-        "discriminator": settings.discriminator_rate,
-        "critics": settings.critic_rate,
-    }
+    rates = {"generator": settings.learning_rate, "critics": settings.critic_rate}
     state = {
         "step": jnp.int32(0),
         "params": params,
@@ -116,16 +114,17 @@ def train_generator(
     viewer, viewer_state = nnx.split(lite0)
 
     def view(frozen: Any, images: Array) -> dict[str, Array]:
-        """The features that the critics look at, by layer, and what the classifier reads."""
+        """What the critics look at, by layer, and what the classifier reads."""
         lite0 = nnx.merge(viewer, frozen["viewer"])
         found = lite0.stages(resize(images, SIZE).astype(dtype))
-        return found | {"pooled": lite0.pool(found["stage7"]).astype(jnp.float32)}
+        pooled = lite0.pool(found["stage7"]).astype(jnp.float32)
+        return found | {TEXTURE: texture_of(images), "pooled": pooled}
 
     frozen: dict[str, Any] = {"viewer": viewer_state}
     stride = -(-len(train) // EXAMPLES)
     examples = to_images(jnp.asarray(train.images[::stride]))
     changed = augment(jax.random.key(settings.seed), examples)
-    frozen["scale"] = fit_scale(jax.jit(view)(frozen, changed), LAYERS)
+    frozen["scale"] = fit_scale(jax.jit(view)(frozen, changed), (*LAYERS, TEXTURE))
     frozen["naming"] = _naming(lite0, train, settings.seed)
 
     def run(name: str, params: Any, *inputs: Any) -> Any:
@@ -133,45 +132,42 @@ def train_generator(
         nnx.update(module, params)
         return module(*inputs)
 
-    def judge(params: Any, seen: dict[str, Array], labels: Array) -> list[Array]:
+    def judge(params: Any, seen: dict[str, Array], labels: Array) -> dict[str, Array]:
         narrow = {name: acts.astype(dtype) for name, acts in seen.items()}
         return run("critics", params, narrow, labels)
 
-    def discriminate(params: Any, images: Array) -> Array:
-        return run("discriminator", params, images.astype(dtype)).astype(jnp.float32)
-
     def generator_loss(
         params: Any,
-        opponents: dict[str, Any],
+        critics: Any,
         frozen: Any,
         z: Array,
         labels: Array,
         spread: Array,
         key: Array,
-    ) -> tuple[Array, tuple[Array, dict[str, Array], dict[str, Array]]]:
+    ) -> tuple[Array, tuple[dict[str, Array], dict[str, Array]]]:
         fakes = augment(key, run("generator", params, z.astype(dtype)).astype(jnp.float32))
         found = view(frozen, fakes)
-        verdicts = judge(opponents["critics"], standardise(found, frozen["scale"]), labels)
-        fooled = jnp.mean(jnp.stack([jax.nn.softplus(-logits).mean() for logits in verdicts]))
-        few = fakes[: settings.discriminator_batch]
-        on_pixels = jax.nn.softplus(-discriminate(opponents["discriminator"], few)).mean()
+        verdicts = judge(critics, standardise(found, frozen["scale"]), labels)
+        doubts = {name: jax.nn.softplus(-logits).mean() for name, logits in verdicts.items()}
+        texture_fooled = doubts.pop(TEXTURE)
+        fooled = jnp.mean(jnp.stack(list(doubts.values())))
         named = jax.nn.log_softmax(frozen["naming"](found["pooled"]))[:, :num_classes]
         naming = -jnp.mean(jnp.sum(labels * named, axis=-1))
         lacking = jax.nn.relu(spread - _spread(found["pooled"], labels))
         agreement = jnp.mean(jnp.argmax(named, -1) == jnp.argmax(labels, -1))
         loss = (
             settings.critics_weight * fooled
-            + settings.discriminator_weight * on_pixels
+            + settings.texture_weight * texture_fooled
             + settings.class_weight * naming
             + settings.diversity_weight * lacking
         )
         figures = {
             "fooled": fooled,
-            "on pixels": on_pixels,
+            "texture fooled": texture_fooled,
             "agreement": agreement,
             "lacking": lacking,
         }
-        return loss, (few, found, figures)
+        return loss, (found, figures)
 
     def critics_loss(
         params: Any,
@@ -179,52 +175,48 @@ def train_generator(
         fake: dict[str, Array],
         labels: tuple[Array, Array],
         key: Array,
-    ) -> tuple[Array, Array]:
+    ) -> tuple[Array, dict[str, Array]]:
         """real, fake: standardised features; labels: of either, one-hot."""
         count = len(labels[0])
         some = (count + 3) // 4  # enough for the penalty's estimate
         noisy = {
-            name: acts[:some] + FEATURE_SIGMA * jax.random.normal(k, acts[:some].shape)
+            name: acts[:some] + NOISE * jax.random.normal(k, acts[:some].shape)
             for k, (name, acts) in zip(jax.random.split(key, len(real)), real.items(), strict=True)
         }
         seen = {name: jnp.concatenate([real[name], noisy[name], fake[name]]) for name in real}
         told = jnp.concatenate([labels[0], labels[0][:some], labels[1]])
         verdicts = judge(params, seen, told)
-        each = [_contest_and_slope(logits, count, some, FEATURE_SIGMA) for logits in verdicts]
-        contest, penalty = (sum(figures) / len(verdicts) for figures in zip(*each, strict=True))
-        return contest + 0.5 * settings.critic_penalty * penalty, contest
-
-    def discriminator_loss(
-        params: Any, images: Array, fakes: Array, key: Array
-    ) -> tuple[Array, Array]:
-        some = images[: (len(images) + 1) // 2]
-        noisy = some + PIXEL_SIGMA * jax.random.normal(key, some.shape)
-        logits = discriminate(params, jnp.concatenate([images, noisy, fakes]))[:, None]
-        contest, penalty = _contest_and_slope(logits, len(images), len(some), PIXEL_SIGMA)
-        return contest + 0.5 * settings.penalty * penalty, contest
+        loss, contests = jnp.float32(0.0), {}
+        for name, logits in verdicts.items():
+            contests[name], slope = _contest_and_slope(logits, count, some)
+            weight = settings.texture_penalty if name == TEXTURE else settings.penalty
+            loss += contests[name] + 0.5 * weight * slope
+        texture = contests.pop(TEXTURE)
+        of_layers = sum(contests.values()) / len(contests)
+        return loss / len(verdicts), {"critics": of_layers, "texture": texture}
 
     @jax.jit
     def jitted_step(
         state: dict[str, Any], frozen: Any, pixels: Array, labels: Array, progress: Array
     ) -> tuple[dict[str, Any], dict[str, Array]]:
         key = jax.random.fold_in(jax.random.key(settings.seed + 1), state["step"])
-        flip_key, z_key, real_key, fake_key, critics_key, noise_key = jax.random.split(key, 6)
+        flip_key, z_key, real_key, fake_key, critics_key = jax.random.split(key, 5)
         images = augment(real_key, flip_at_random(flip_key, to_images(pixels)))
         real = view(frozen, images)
-        z = jax.random.normal(z_key, (len(images), start[0].code_size))
+        z = jax.random.normal(z_key, (len(images), start.code_size))
         told = jax.nn.one_hot(labels, num_classes)
         own = jax.nn.one_hot(class_of_codes(z, num_classes), num_classes)
         params = state["params"]
         gradients = {}
-        (_, (fakes, found, figures)), gradients["generator"] = jax.value_and_grad(
+        (_, (found, figures)), gradients["generator"] = jax.value_and_grad(
             generator_loss, has_aux=True
-        )(params["generator"], params, frozen, z, own, _spread(real["pooled"], told), fake_key)
+        )(
+            params["generator"], params["critics"], frozen, z, own,
+            _spread(real["pooled"], told), fake_key,
+        )  # fmt: skip
         seen = (standardise(acts, frozen["scale"]) for acts in (real, found))
-        (_, contest), gradients["critics"] = jax.value_and_grad(critics_loss, has_aux=True)(
+        gradients["critics"], contests = jax.grad(critics_loss, has_aux=True)(
             params["critics"], *seen, (told, own), critics_key
-        )
-        gradients["discriminator"], contest_on_pixels = jax.grad(discriminator_loss, has_aux=True)(
-            params["discriminator"], images[: settings.discriminator_batch], fakes, noise_key
         )
         new, optimizer_states = {}, {}
         for name in NETWORKS:
@@ -239,7 +231,7 @@ def train_generator(
             "params": new,
             "average": ema_update(average, new["generator"], state["step"], settings.ema_decay),
             "optimizer": optimizer_states,
-        }, {**figures, "critics": contest, "discriminator": contest_on_pixels}
+        }, {**figures, **contests}
 
     def step(
         state: dict[str, Any], batch: tuple[np.ndarray, np.ndarray], progress: Array
@@ -301,13 +293,13 @@ def _naming(lite0: EfficientNetLite, train: Dataset, seed: int) -> LinearClassif
     return LinearClassifier(kernel[:, order], bias[order])
 
 
-def _contest_and_slope(logits: Array, count: int, some: int, sigma: float) -> tuple[Array, Array]:
+def _contest_and_slope(logits: Array, count: int, some: int) -> tuple[Array, Array]:
     """The logistic loss, and the squared slope along a random direction on real pictures.
 
-    logits: (pictures, places), of ``count`` real pictures, of ``some`` of them again with noise of
-    deviation sigma, and of fakes.
+    logits: (pictures, places), of ``count`` real pictures, of ``some`` of them again with noise,
+    and of fakes.
     """
     on_real, on_noisy, on_fake = jnp.split(logits, [count, count + some])
     contest = jax.nn.softplus(-on_real).mean() + jax.nn.softplus(on_fake).mean()
-    slope = (on_noisy - on_real[:some]).sum(1) / sigma
+    slope = (on_noisy - on_real[:some]).sum(1) / NOISE
     return contest, jnp.mean(slope**2) / logits.shape[1]

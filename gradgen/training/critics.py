@@ -4,6 +4,11 @@ Sauer et al. 2021 ("Projected GANs converge faster"): a discriminator that looks
 a trained network learns in a fraction of the steps that one on pixels takes. Here the network is
 lite0, which has seen all of ImageNet at a larger size. Each critic's verdict depends on the class
 too (projection discriminator: Miyato & Koyama 2018): is this a photograph, and one of this class?
+
+What is too fine for those features, dots and specks, is for the critic of textures. It looks at
+what the binomial filter takes away from a picture and gives a verdict on every place (Isola et al.
+2017, "PatchGAN"). A single verdict on whole pictures was close to chance while the eye saw specks
+everywhere, and so were verdicts on places as long as colours were left in.
 """
 
 from __future__ import annotations
@@ -16,6 +21,7 @@ from flax import nnx
 from jax import Array
 
 from gradgen.models.layers import Affine, leaky_relu, space_to_depth
+from gradgen.models.tiny64 import binomial_blur
 
 SLOPE = 0.2
 
@@ -42,6 +48,9 @@ LAYERS = {  # all end at 6 x 6 places or fewer: a convolution at 12 x 12 would c
     "stage5": Layer(112, 0, 128),
     "stage7": Layer(320, 0, 192),
 }
+
+
+TEXTURE = "texture"  # of the pictures, among the features
 
 
 class Critic(nnx.Module):
@@ -73,17 +82,45 @@ class Critic(nnx.Module):
         return self.verdict(places)[..., 0] + agreement
 
 
+class TextureCritic(nnx.Module):
+    """Logits (n, 256) of standardised textures (n, 64, 64, 3): of every place of 16 x 16 pixels."""
+
+    def __init__(self, *, rngs: nnx.Rngs):
+        self.conv1 = Affine(12, 32, 3, rngs=rngs)
+        self.down2 = Affine(128, 64, 1, rngs=rngs)
+        self.conv2 = Affine(64, 64, 3, rngs=rngs)
+        self.verdict = Affine(64, 1, 1, scale=0.0, rngs=rngs)
+
+    def __call__(self, texture: Array) -> Array:
+        hidden = leaky_relu(self.conv1(space_to_depth(texture)), SLOPE)
+        hidden = leaky_relu(self.down2(space_to_depth(hidden)), SLOPE)
+        hidden = leaky_relu(hidden + self.conv2(hidden), SLOPE)
+        return self.verdict(hidden).astype(jnp.float32).reshape(len(texture), -1)
+
+
 class Critics(nnx.Module):
-    """One critic a layer."""
+    """A critic for each layer, and the critic of textures."""
 
     def __init__(self, layers: dict[str, Layer], num_classes: int, *, rngs: nnx.Rngs):
         self.critics = nnx.Dict(
             {name: Critic(layer, num_classes, rngs=rngs) for name, layer in layers.items()}
         )
+        self.texture = TextureCritic(rngs=rngs)
 
-    def __call__(self, features: dict[str, Array], classes: Array) -> list[Array]:
-        """features: standardised; classes: (n, num_classes), one-hot. The logits of each."""
-        return [critic(features[name], classes) for name, critic in self.critics.items()]
+    def __call__(self, features: dict[str, Array], classes: Array) -> dict[str, Array]:
+        """The logits of each critic, by the name of what it looks at.
+
+        Args:
+            features: standardised, by layer; and the pictures' as ``TEXTURE``.
+            classes: (n, num_classes), one-hot.
+        """
+        verdicts = {name: critic(features[name], classes) for name, critic in self.critics.items()}
+        return verdicts | {TEXTURE: self.texture(features[TEXTURE])}
+
+
+def texture_of(images: Array) -> Array:
+    """What is finer than about three pixels in images (n, H, W, 3)."""
+    return images - binomial_blur(binomial_blur(images))
 
 
 class Scale(NamedTuple):

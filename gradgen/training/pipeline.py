@@ -175,7 +175,7 @@ def train(
     asked = _reporter_of_images(options, "asking lite0", len(training))
     lessons = ask(lite0, training, kept, seed, asked)
     watch = Watch(options.checkpoints, lite0, lessons.naming, val, seed, on_look=_tell(on_note))
-    networks = _first_networks(earlier, sizes, training.classes, options)
+    first = _first_generator(earlier, sizes, training.classes, options)
     record: dict[str, Any] = {} if command is None else {"command": " ".join(command)}
     if earlier is not None:
         record["from"] = earlier.describe()
@@ -191,14 +191,14 @@ def train(
         generator, facts = adversarial.train_generator(
             training,
             lite0,
-            networks,
+            first,
             settings,
             checkpoint,
             _reporter(options, "generator", checkpoint, batch_size),
             on_checkpoint=watch,
         )
         watch(facts["steps"], generator, final=True)
-    generator = watch.load_best(networks[0])
+    generator = watch.load_best(first)
     best = min(watch.looks(), key=lambda look: look["kid"])
     figures = {"kid": best["kid"], "agreement": best["agreement"]}
     if stage == "generator":
@@ -293,21 +293,16 @@ def _sizes_for(num_classes: int) -> tiny64.Sizes:
     )
 
 
-def _first_networks(
+def _first_generator(
     earlier: warmstart.Start | None,
     sizes: tiny64.Sizes,
     classes: Sequence[str],
     options: _Options,
-) -> tuple[tiny64.Generator, tiny64.Discriminator]:
-    """The generator, and the discriminator that it is trained against."""
-    if earlier is None:
-        rngs = nnx.Rngs(options.seed), nnx.Rngs(options.seed + 1)
-        return (
-            tiny64.Generator(options.code_size, sizes.generator, rngs=rngs[0]),
-            tiny64.Discriminator(rngs=rngs[1]),
-        )
-    adapted = warmstart.adapt_generator(earlier, options.code_size, sizes.generator, classes)
-    return adapted, earlier.modules.discriminator
+) -> tiny64.Generator:
+    if earlier is not None:
+        return warmstart.adapt_generator(earlier, options.code_size, sizes.generator, classes)
+    rngs = nnx.Rngs(options.seed)
+    return tiny64.Generator(options.code_size, sizes.generator, rngs=rngs)
 
 
 def _draw(
@@ -384,7 +379,8 @@ def _tell(on_note: OnNote) -> Callable[[dict[str, Any]], None]:
     def tell(look: dict[str, Any]) -> None:
         on_note(
             f"step {look['step']}: kernel distance {look['kid']:.4f} to held-out photographs; "
-            f"lite0 calls {look['agreement']:.0%} of g(z) what z says"
+            f"lite0 calls {look['agreement']:.0%} of g(z) what z says, "
+            f"their diversity is {look['diversity']:.2f} of photographs'"
         )
 
     return tell

@@ -52,6 +52,15 @@ def test_a_query_lists_each_class_with_its_index_in_every_classifier_that_knows_
     ]
 
 
+def test_a_composed_class_lists_all_that_it_names(capsys, bundle):
+    rows = as_json(capsys, "lipstick & !(crane | 2)", "--bundle", bundle)
+    assert [row["names"][0] for row in rows] == [
+        "great white shark", "crane", "beacon", "crane", "lipstick",
+    ]  # fmt: skip
+    assert program.main(["classes", "crane & lipstik"]) == 2
+    assert "lipstick" in capsys.readouterr().err
+
+
 def test_a_class_of_the_bundle_alone_is_listed_last_and_without_a_synset(capsys, bundle):
     rows = as_json(capsys, "--bundle", bundle)
     assert len(rows) == 1001

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from gradgen.cli.complete import class_words
+from gradgen.evidence.expression import last_name
 from gradgen.labels import imagenet_labels
 
 
@@ -39,10 +40,31 @@ def proposed(words):
         ("sample --classifier lite", ["lite0", "lite1"]),
         ("score --bundle places", ["places205"]),
         ("vie", ["view"]),
+        ("sample --class beacon&!great-w", ["beacon&!great-white-shark"]),
+        ("classes beacon|(teap", ["beacon|(teapot"]),
+        ("sample --class beacon:2", []),
     ],
 )
 def test_the_tab_key_proposes(words, expected):
     assert proposed(words) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("bea", ("", "bea")),
+        ("beacon & pi", ("beacon & ", "pi")),
+        ("(lemon | !ora", ("(lemon | !", "ora")),
+        ("'salt & pep", ("'", "salt & pep")),
+        ("geyser | jack-o'-lan", ("geyser | ", "jack-o'-lan")),
+        ("'salt & pepper' | le", ("'salt & pepper' | ", "le")),
+        ("'salt & pepper'", None),
+        ("beacon:", None),
+        ("beacon:2 & ", ("beacon:2 & ", "")),
+    ],
+)
+def test_the_last_name_of_an_expression_is_what_is_typed(text, expected):
+    assert last_name(text) == expected
 
 
 def test_each_proposed_word_means_its_own_class():

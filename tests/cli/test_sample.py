@@ -23,7 +23,7 @@ def read_record(folder):
 
 
 SMALL = ["--method", "mala", "--budget", "20", "--num-chains", "2", "--block-size", "5"]
-SMALL += ["--bundle", "tiny64"]
+SMALL += ["--bundle", "tiny64", "--start-candidates", "1"]
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ from gradgen.runs.results import Chains
 from tests.browser import chromium, complaints, needs_chromium, set_width
 
 GIVEN = {
+    "start_candidates": 1,
     "bundle": "tiny64",
     "classes": ("goldfish", "beacon"),
     "num_chains": 5,

@@ -26,6 +26,7 @@ from tests.browser import chromium, complaints, needs_chromium, set_dark, set_wi
 from tests.runs.test_run import stop_after
 
 GIVEN = {
+    "start_candidates": 1,
     "bundle": "tiny64",
     "classes": ("goldfish", "beacon"),
     "num_chains": 2,

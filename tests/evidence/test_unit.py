@@ -1,18 +1,21 @@
 """Hidden units as evidence, against a closed form, numerical integration and a plain reading."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import stats
 
 from gradgen import load_bundle, sample, units
 from gradgen.cli.app import main
-from gradgen.errors import UsageError
-from gradgen.evidence.unit import find_unit, wanted
+from gradgen.errors import GradgenError, UsageError
+from gradgen.evidence.unit import activations, find_unit, wanted
 from gradgen.runs.settings import make_settings
 from gradgen.runs.target import make_target
-from tests.own_networks import KERNEL, integrated, moments, plane, probabilities
+from tests.own_networks import KERNEL, SIDE, integrated, moments, plane, probabilities
 
 CHAINS = 500
 SIGMAS = 4.5  # as in tests/networks/test_own.py
@@ -33,7 +36,7 @@ def test_a_dense_unit_gives_the_gaussian_posterior(bundle):
     """Linear in the code, so that mean and covariance are known."""
     drawn = sample(bundle, [], "hmc", unit="dense:2", unit_value=1.5, unit_noise=0.5, clip=False,
                    num_chains=CHAINS, chain_group=CHAINS, budget=240, step_size=0.2,
-                   num_integration_steps=3)  # fmt: skip
+                   num_integration_steps=3, start_candidates=1)  # fmt: skip
     row = KERNEL[:, 2].astype(np.float64)
     covariance = np.linalg.inv(np.eye(2) + np.outer(row, row) / 0.25)
     mean = covariance @ row * 1.5 / 0.25
@@ -46,7 +49,7 @@ def test_a_dense_unit_gives_the_gaussian_posterior(bundle):
 def test_a_channel_counts_by_its_mean_and_goes_with_a_class(bundle):
     drawn = sample(bundle, "beta", "mala", unit="squares:0", unit_value=0.03, unit_noise=0.01,
                    num_chains=CHAINS, chain_group=CHAINS, budget=300, step_size=0.1,
-                   clip=False)  # fmt: skip
+                   clip=False, start_candidates=1)  # fmt: skip
 
     def density(z):
         activation = (0.1 * z[:, 0]) ** 2
@@ -70,6 +73,35 @@ def test_numbers_that_are_not_given_are_those_of_the_prior(bundle):
         bundle, [], "map", unit="dense:1", num_chains=1, budget=2
     ).record.settings
     assert (plan_settings.unit_value, plan_settings.unit_noise) == (found.value, found.noise)
+
+
+def test_pictures_of_ones_own_give_the_numbers_too(bundle, tmp_path, capsys):
+    rng = np.random.default_rng(7)
+    z = rng.normal(size=(40, 2))
+    files = []
+    for number, (red, green) in enumerate(0.1 * z):  # as the generator of tests/own_networks.py
+        pixel = np.clip(np.rint((np.array([red, green, 0]) + 1) * 127.5), 0, 255).astype(np.uint8)
+        files.append(tmp_path / f"{number}.png")
+        Image.fromarray(np.broadcast_to(pixel, (SIDE, SIDE, 3)).copy()).save(files[-1])
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    done = []
+    found = activations(bundle, "dense", [*files, tmp_path / "broken.png"], on_progress=done.append)
+    # a colour is rounded by at most 1/255, and the unit adds both, times 10 KERNEL
+    near = 10 / 255 * np.abs(KERNEL).sum(0).max()
+    np.testing.assert_allclose(found.values, z @ KERNEL, atol=near)
+    assert done[-1] == 41 and "broken.png" in found.unreadable[0]
+    high = found.wanted(1)
+    seen = (z @ KERNEL)[:, 1]
+    assert abs(high.value - np.quantile(seen, 0.99)) < near
+    assert abs(high.noise - seen.std() / 4) < near
+    with pytest.raises(UsageError, match="no layer 'depth'"):
+        activations(bundle, "depth", files)
+    with pytest.raises(GradgenError, match="1 of 1 pictures"):
+        activations(bundle, "dense", files[:1])
+    assert main(["stats", "--units", "fc7:3", "--images", str(tmp_path), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["pictures"] == 40 and told["units"][0]["unit"] == "fc7:3"
+    assert main(["stats", "--units", "fc7:3"]) == 2
 
 
 def test_the_published_rule_climbs_a_unit(bundle):

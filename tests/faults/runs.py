@@ -16,7 +16,7 @@ from tests.faults.tiny import make_bundle
 OWN = ("created", "wall_time_s", "gradient_evaluations_per_s", "session", "command", "seconds")
 SESSIONS = itertools.count(1)
 SMALL = {"bundle": "tiny", "budget": 6, "num_chains": 3, "chain_group": 2, "chain_batch": 2,
-         "block_size": 3, "seed": 5}  # fmt: skip
+         "block_size": 3, "seed": 5, "start_candidates": 3}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from gradgen.inference import (
     state_to_arrays,
     timeline_of,
 )
-from gradgen.inference.chain import first_step_size, projection_vectors
+from gradgen.inference.chain import first_step_size, projection_vectors, run_block
 from gradgen.inference.diagnostics import diagnose_traces, smallest_ess, worst_r_hat
 from gradgen.inference.types import Evaluation
 from tests import targets
@@ -108,6 +108,18 @@ def test_block_size_and_resuming_change_no_bit(name):
     for name, value in whole.traces.to_arrays().items():
         np.testing.assert_array_equal(value, rest.traces.to_arrays()[name], err_msg=name)
     np.testing.assert_array_equal(whole.acceptance_rate, rest.acceptance_rate)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_form_of_chains_is_compiled_once(name):
+    """Whatever the budget, the warm-up and the trace, and on whichever side of the first block."""
+    value_and_grad, _ = counting_target()  # which no other test has compiled
+    before = run_block._cache_size()
+    for budget, length in ((240, 300), (480, 20), (720, 30)):
+        given = EVERY[name] | {"budget": budget, "trace_length": length, "block_size": 12}
+        targets.run(value_and_grad, 3, 4, **given)
+    # a block is 12 windows of a step, or a part of a window of 24 (for HMC, 2 windows of 6)
+    assert run_block._cache_size() - before == 2
 
 
 @pytest.mark.parametrize("name", EVERY)

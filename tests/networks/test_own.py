@@ -22,7 +22,9 @@ def bundle():
 
 
 def draws(bundle, asked, method, **more):
-    given = {**LONG, "budget": 200, "step_size": 0.5 if method == "mala" else 0.4, **more}
+    step_size = 0.5 if method == "mala" else 0.4
+    # the chains have to find the posterior themselves
+    given = {**LONG, "budget": 200, "step_size": step_size, "start_candidates": 1, **more}
     if method == "mala":
         del given["num_integration_steps"]
     samples = sample(bundle, asked, method, clip=False, **given)

@@ -62,8 +62,8 @@ def modules():
 def bundle(modules):
     generator, classifier = modules
     return Bundle.from_functions(
-        generator=from_torch(generator, input_shape=(10, 1, 1)),
-        classifier=from_torch(classifier),
+        generator=from_torch(generator, input_shape=(10, 1, 1), way="called"),
+        classifier=from_torch(classifier, way="called"),
         code_size=10, image_size=16, labels=LABELS, name="torches",
     )  # fmt: skip
 
@@ -87,7 +87,7 @@ def test_values_and_gradients_are_pytorchs_own(modules, bundle):
 
 
 def test_a_graph_that_is_gone_is_computed_again(modules, monkeypatch):
-    function = from_torch(modules[1])
+    function = from_torch(modules[1], way="called")
     images = jnp.asarray(np.random.default_rng(1).normal(size=(2, 16, 16, 3)), jnp.float32)
     gradient = jax.jit(jax.grad(lambda x: function(x)[:, 0].sum()))
     kept = np.asarray(gradient(images))
@@ -124,8 +124,9 @@ def test_chains_take_the_steps_of_the_same_network_in_jax():
         classifier_params=arrays(judging[1]), **shape,
     )  # fmt: skip
     theirs = Bundle.from_functions(
-        generator=from_torch(Drawing()), classifier=from_torch(judging), **shape
-    )
+        generator=from_torch(Drawing(), way="called"),
+        classifier=from_torch(judging, way="called"), **shape,
+    )  # fmt: skip
     for method in ("mala", "hmc"):
         given = {"method": method, "num_chains": 3, "budget": 40, "seed": 2}
         mine, foreign = sample(ours, "two", **given), sample(theirs, "two", **given)
@@ -171,7 +172,8 @@ def test_a_module_that_fails_while_chains_run_is_one_line(bundle):
             return images.mean((2, 3))
 
     tired = Bundle.from_functions(
-        generator=from_torch(Generator(), input_shape=(10, 1, 1)), classifier=from_torch(Tired()),
+        generator=from_torch(Generator(), input_shape=(10, 1, 1), way="called"),
+        classifier=from_torch(Tired(), way="called"),
         code_size=10, image_size=16, labels=LABELS, name="tired",
     )  # fmt: skip
     with pytest.raises(GradgenError, match="tired: a network's own code failed: .*enough of it"):
@@ -185,3 +187,69 @@ def test_only_modules_are_taken_and_missing_pytorch_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(UsageError, match=r"gradgen\[torch\]"):
         from_torch(None)
+
+
+def test_without_torchax_modules_are_called_back_and_the_record_says_so(modules, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchax", None)
+    plain = from_torch(modules[1])
+    assert plain.params is None and plain.way == f"called back in PyTorch {torch.__version__}"
+    with pytest.raises(GradgenError, match="VisionTransformer cannot be translated: .*torchax"):
+        from_torch(modules[1], way="translated")
+    with pytest.raises(UsageError, match="`way` 'flown'"):
+        from_torch(modules[1], way="flown")
+
+
+@pytest.fixture(scope="module")
+def torchax():
+    return pytest.importorskip("torchax", reason="torchax is not installed")
+
+
+def test_a_translation_is_the_module_in_values_and_gradients(modules, torchax):
+    generator, classifier = modules
+    both = {
+        way: Bundle.from_functions(
+            generator=from_torch(generator, input_shape=(10, 1, 1), way=way),
+            classifier=from_torch(classifier, way=way),
+            code_size=10, image_size=16, labels=LABELS, name="torches",
+        )
+        for way in ("called", "translated")
+    }  # fmt: skip
+    ours, theirs = both["translated"], both["called"]
+    assert ours.classifier.way.startswith(f"translated by torchax {torchax.__version__}")
+    assert ours.generator.sha256 == theirs.generator.sha256
+    assert len(jax.tree.leaves(ours.generator.params)) > 5  # arguments, no constants
+    given = {"method": "mala", "num_chains": 3, "budget": 30, "seed": 2}
+    mine, foreign = sample(ours, "two", **given), sample(theirs, "two", **given)
+    np.testing.assert_allclose(mine.codes, foreign.codes, atol=5e-4)
+    record = mine.record.to_json()
+    assert "torchax" in record["classes"][0]["classifier"]["way"]
+    assert "torchax" in record["bundle"]["generator"]["way"]
+    assert mine.recipe(0).to_json()["weights"]["generator"] == record["bundle"]["generator"]
+
+
+def test_what_cannot_be_translated_rightly_is_called_back(modules, torchax, monkeypatch):
+    class Leaving(nn.Module):
+        def forward(self, images):
+            if float(images.detach().numpy().mean()) > 5:  # no tracer has a value
+                return images.mean((2, 3)) * 0
+            return images.mean((2, 3))
+
+    images = jnp.asarray(np.random.default_rng(1).normal(size=(2, 8, 8, 3)), jnp.float32)
+    function = from_torch(Leaving())
+    np.testing.assert_allclose(jax.jit(function)(images), images.mean((1, 2)), atol=1e-6)
+    assert function.way.startswith("called back")
+    with pytest.raises(GradgenError, match="Leaving cannot be translated"):
+        from_torch(Leaving(), way="translated")(images)
+
+    honest = torch_module._translation
+
+    def wrong(runner):
+        numbers, call = honest(runner)
+        return numbers, lambda params, x: 1.1 * call(params, x)
+
+    monkeypatch.setattr(torch_module, "_translation", wrong)
+    function = from_torch(modules[1])
+    small = jnp.zeros((1, 16, 16, 3))
+    expected = from_torch(modules[1], way="called")(small)
+    np.testing.assert_array_equal(function(small), expected)
+    assert function.way.startswith("called back")

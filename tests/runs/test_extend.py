@@ -15,6 +15,7 @@ from tests import fakes
 from tests.runs.test_run import arrays, assert_same_results, stop_after
 
 GIVEN = {
+    "start_candidates": 1,
     "classes": ("goldfish", "beacon"),
     "bundle": "tiny64",
     "method": "mala",
@@ -133,6 +134,7 @@ def test_what_cannot_be_extended_is_said_plainly(short, tmp_path, capsys):
     assert main(["sample", "--resume", str(short), "--budget", "40"]) == 2
     assert "finished by an earlier version" in capsys.readouterr().err
     preset = {"classes": ("beacon",), "method": "map", "preset": "dgn-am", "num_chains": 1}
+    preset["start_candidates"] = None
     refused(begun(tmp_path / "preset", **preset), "`preset=dgn-am` end with", budget=40)
 
 

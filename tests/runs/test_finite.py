@@ -38,7 +38,8 @@ def test_a_weight_of_the_likelihood_that_is_too_large_is_named():
 
 
 def test_some_chains_that_cannot_move_are_enough():
-    """A classifier that knows no pictures with more green than red."""
+    """A classifier that knows no pictures with more green than red; a start of many candidates is
+    one that it knows."""
     bundle = make_bundle()
 
     def narrow(params, images):
@@ -48,7 +49,8 @@ def test_some_chains_that_cannot_move_are_enough():
 
     object.__setattr__(bundle.classifier, "apply", narrow)
     with pytest.raises(GradgenError, match=r"red: the log density of [1-7] of 8 chains"):
-        sample(bundle, "red", "mala", **(FEW | {"num_chains": 8}))
+        sample(bundle, "red", "mala", **(FEW | {"num_chains": 8, "start_candidates": 1}))
+    sample(bundle, "red", "mala", **(FEW | {"num_chains": 8, "step_size": 1e-3}))
 
 
 def test_proposals_that_mostly_have_no_density_end_the_run():

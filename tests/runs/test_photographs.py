@@ -62,7 +62,8 @@ def assert_gaussian(codes, mean, covariance):
 
 def test_a_matched_photograph_gives_the_gaussian_posterior(linear, files):
     pixels = from_uint8(np.asarray(Image.open(files / "photo.png"))).astype(np.float64)
-    given = {"num_chains": CHAINS, "chain_group": CHAINS, "clip": False, "noise": 0.4}
+    given = {"num_chains": CHAINS, "chain_group": CHAINS, "clip": False, "noise": 0.4,
+             "start_candidates": 1}  # fmt: skip
     # three steps of 0.3 turn by 1.8 where the posterior's frequency is 2; five would turn it back
     whole = sample(linear, [], "hmc", match=str(files / "photo.png"), budget=300,
                    step_size=0.3, num_integration_steps=3, **given)  # fmt: skip
@@ -75,12 +76,21 @@ def test_a_matched_photograph_gives_the_gaussian_posterior(linear, files):
     assert_gaussian(half.codes, *closed_form(pixels[:, SIZE // 2 :].ravel(), right, 0.4))
 
 
+def test_chains_start_at_draws_of_the_posterior_given_many_candidates(linear, files):
+    """The step is too small to lead anywhere."""
+    pixels = from_uint8(np.asarray(Image.open(files / "photo.png"))).astype(np.float64)
+    drawn = sample(linear, [], "mala", match=str(files / "photo.png"), noise=0.4, budget=1,
+                   step_size=1e-12, num_chains=CHAINS, chain_group=CHAINS, clip=False,
+                   start_candidates=300)  # fmt: skip
+    assert_gaussian(drawn.codes, *closed_form(pixels.ravel(), BASIS.astype(np.float64), 0.4))
+
+
 def test_a_smaller_photograph_is_matched_by_means_of_squares(linear, files, tmp_path):
     small = np.random.default_rng(5).integers(90, 160, (2, 2, 3), np.uint8)
     Image.fromarray(small).save(tmp_path / "small.png")
     drawn = sample(linear, [], "hmc", match=str(tmp_path / "small.png"), noise=0.1, downscaled=4,
                    num_chains=CHAINS, chain_group=CHAINS, budget=300, step_size=0.3,
-                   num_integration_steps=5, clip=False)  # fmt: skip
+                   num_integration_steps=5, clip=False, start_candidates=1)  # fmt: skip
     squares = BASIS.astype(np.float64).reshape(CODE, 2, 4, 2, 4, 3).mean((2, 4)).reshape(CODE, -1)
     assert_gaussian(drawn.codes, *closed_form(from_uint8(small).ravel(), squares, 0.1))
 
@@ -90,7 +100,7 @@ def test_a_photograph_and_a_class_are_both_evidence(tmp_path):
     Image.new("RGB", (SIDE, SIDE), (140, 110, 128)).save(tmp_path / "photo.png")
     drawn = sample(bundle, "alpha & !beta", "mala", match=str(tmp_path / "photo.png"), noise=0.3,
                    num_chains=CHAINS, chain_group=CHAINS, budget=200, step_size=0.3,
-                   likelihood_weight=2.0, clip=False)  # fmt: skip
+                   likelihood_weight=2.0, clip=False, start_candidates=1)  # fmt: skip
     seen = from_uint8(np.array([140, 110], np.uint8)).astype(np.float64)
 
     def density(z):
@@ -132,7 +142,7 @@ def test_intervals_of_hidden_pixels_cover_what_the_generator_drew(tmp_path):
         drawn = sample(bundle, [], "hmc", match=str(tmp_path / "photo.png"), noise=noise,
                        mask=str(tmp_path / "mask.png"), num_chains=200, chain_group=200,
                        budget=200, step_size=0.15, num_integration_steps=3, seed=number,
-                       clip=False)  # fmt: skip
+                       clip=False, start_candidates=1)  # fmt: skip
         images = np.asarray(generate(basis, jnp.asarray(drawn.codes)))
         inside = images[:, : SIZE // 2, : SIZE // 2, 0].mean((1, 2))
         low, high = np.quantile(inside, [0.05, 0.95])
@@ -216,6 +226,7 @@ def test_chain_0_starts_at_the_photographs_code_and_the_others_near_it(linear, f
         ({"downscaled": 3}, "does not divide the 8 pixels"),
         ({"match": "nowhere.png"}, r"nowhere\.png"),
         ({"start": "nowhere.png"}, r"nowhere\.png"),
+        ({"start": "nowhere.png", "start_candidates": 8}, "both say where chains start"),
         ({"mask": "white"}, "hides every pixel"),
         ({"mask": "other size"}, "a mask belongs to its photograph"),
         ({"preset": "dgn-am", "method": "map"}, "drop `match`"),

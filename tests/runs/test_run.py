@@ -19,6 +19,7 @@ from gradgen.runs.record import Gradients, read_record, write_record
 from gradgen.runs.sample import sample
 
 GIVEN = {
+    "start_candidates": 4,
     "classes": ("goldfish", "beacon"),
     "bundle": "tiny64",
     "method": "mala",
@@ -249,7 +250,7 @@ def test_two_processes_do_not_work_in_one_folder(tmp_path):
 
 def test_runs_of_the_same_second_get_folders_of_their_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    first, second = (folders._new_folder("20260101-000000-beacon-hmc-0") for _ in range(2))
+    first, second = (folders.new_folder("20260101-000000-beacon-hmc-0") for _ in range(2))
     assert first != second
     assert second.name == "20260101-000000-beacon-hmc-0-2"
 
