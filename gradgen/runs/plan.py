@@ -69,6 +69,7 @@ COMPOSED_KEYS = 2**31
 # A group is one product of matrices: on two cores 16 of tiny64's chains cost 37 ms a gradient as
 # one group, 43 ms in groups of 8; groups of 32 cost more than those of 16, for memory.
 CPU_GROUP = 16
+LEAST_GROUP = 4  # chains with replicas, however many those are: agreement is asked of a group's
 ACCELERATOR_GROUP = 64
 # Nguyen et al. 2016 begin with 8 under CaffeNet's kin, and with 2 under GoogLeNet.
 DGN_AM_GOOGLENET_STEP_SIZE = 2.0
@@ -211,7 +212,7 @@ def groups_of(num_classes: int, num_chains: int, group_size: int) -> tuple[Group
 def default_group(settings: SampleSettings, platform: str, num_devices: int) -> int:
     """On a CPU always the same, so that results do not depend on the number of devices."""
     if platform == "cpu":
-        return CPU_GROUP
+        return max(LEAST_GROUP, CPU_GROUP // settings.replicas)
     together = min(settings.num_chains, settings.chain_batch or settings.num_chains)
     return min(ACCELERATOR_GROUP, -(-together // num_devices))
 

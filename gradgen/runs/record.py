@@ -176,6 +176,10 @@ class ClassRecord:
         diagnostics: of the traces after the warm-up; ``None`` for MAP.
         divergent, nan_proposals: proposals since the warm-up whose log acceptance ratio was below
             -1000, or no number; ``None`` for MAP.
+        exchange_acceptance: of chains with replicas, from β down: how often each changes places
+            with the next lower one, since the warm-up; the last is how often a draw from the prior
+            is taken.
+        arrivals: how often what had come from the prior reached β, of all chains together.
         log_likelihood, acceptance, step_size, squared_norm: means over all chains.
     """
 
@@ -198,6 +202,8 @@ class ClassRecord:
     diagnostics: Diagnostics | None = known_later()
     divergent: int | None = where_it_is()
     nan_proposals: int | None = where_it_is()
+    exchange_acceptance: tuple[float | None, ...] | None = where_it_is()
+    arrivals: int | None = where_it_is()
     log_likelihood: float | None = known_later()
     acceptance: float | None = known_later()
     step_size: float | None = known_later()

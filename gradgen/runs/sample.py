@@ -352,7 +352,8 @@ def _bytes_a_chain(plan: Plan) -> int | None:
     params |= {"asked": jax.tree.map(jnp.asarray, job.asked)}
     compiled = jax.jit(_function(plan, job)).lower(params, z)
     analysis = compiled.compile().memory_analysis()
-    return None if analysis is None else analysis.temp_size_in_bytes // size
+    each = None if analysis is None else analysis.temp_size_in_bytes // size
+    return None if each is None else each * plan.settings.replicas
 
 
 def _function(plan: Plan, job: ClassJob) -> Callable[[Any, Array], Evaluation]:
@@ -456,6 +457,7 @@ def _run_batch(
             chain_params={"asked": asked},
             group_size=_size_together(groups),
             devices=devices,
+            prior=plan.bundle.prior,
         )
     if settings.method == "map" and not first:
         warn_of_stuck(plan, jobs_of_chains, before, result.state, bounds)
@@ -488,6 +490,7 @@ def _part(plan: Plan, batch: Batch, result: ChainResult) -> Part:
     acceptance = np.asarray(result.acceptance_rate, np.float32)
     if no_acceptance or result.step <= result.warmup_steps:
         acceptance = np.full_like(acceptance, np.nan)
+    replicas = result.state.replicas
     return Part(
         groups=np.array(batch, np.int64),
         codes=codes,
@@ -503,6 +506,9 @@ def _part(plan: Plan, batch: Batch, result: ChainResult) -> Part:
         gradient_evaluations=result.gradient_evaluations,
         interrupted=result.interrupted,
         faults=np.asarray(result.state.faults),
+        exchanges_offered=None if replicas is None else np.asarray(replicas.offered),
+        exchanges_accepted=None if replicas is None else np.asarray(replicas.accepted),
+        arrivals=None if replicas is None else np.asarray(replicas.arrivals),
     )
 
 
