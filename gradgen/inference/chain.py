@@ -211,7 +211,12 @@ def run_chains(
             chain's bits depend neither on the devices nor on the other groups.
         devices: that share the chains; ``None``: JAX's default device alone.
         prior: the target without its likelihood; needed for ``replicas`` of the settings.
+
+    Raises:
+        ValueError: there are to be replicas, and no prior is given.
     """
+    if settings.replicas > 1 and prior is None:
+        raise ValueError("replicas are tempered towards a prior; give it")
     timeline = timeline_of(settings)
     num_chains = len(z0)
     layout = make_layout(num_chains, group_size, devices)
