@@ -55,7 +55,7 @@ def test_without_a_class_the_posterior_is_a_shifted_normal(bundle, method, budge
     more = {"num_integration_steps": 5} if method == "hmc" else {}
     drawn = sample(bundle, "alpha", method, likelihood_weight=0.0, realism=1.5, clip=False,
                    num_chains=CHAINS, chain_group=CHAINS, budget=budget, step_size=0.3,
-                   **more)  # fmt: skip
+                   start_candidates=1, **more)  # fmt: skip
     gap = np.abs(drawn.codes.mean(0) - 1.5 * SLOPE)
     np.testing.assert_array_less(gap, SIGMAS / np.sqrt(CHAINS))
     # of a normal's covariance: variance 2 / n on the diagonal, 1 / n beside it
@@ -66,7 +66,7 @@ def test_without_a_class_the_posterior_is_a_shifted_normal(bundle, method, budge
 def test_it_goes_with_a_class_and_the_density_is_the_targets(bundle):
     drawn = sample(bundle, "beta", "hmc", likelihood_weight=2.0, realism=0.7, clip=False,
                    num_chains=CHAINS, chain_group=CHAINS, budget=240, step_size=0.3,
-                   num_integration_steps=5)  # fmt: skip
+                   num_integration_steps=5, start_candidates=1)  # fmt: skip
 
     def density(z):
         return probabilities(z)[:, 1] ** 2 * np.exp(0.7 * z @ SLOPE - 0.5 * (z**2).sum(1))
