@@ -91,7 +91,8 @@ def main() -> None:
     options = vars(parser.parse_args())
     bundle, data, classes, out = (options.pop(key) for key in ("bundle", "data", "classes", "out"))
     given = {key: value for key, value in options.items() if value is not None}
-    print(json.dumps(measure(bundle, data, classes, out, given), indent=1))
+    report = measure(bundle, data, classes, out, given)
+    print(json.dumps(report, indent=1, ensure_ascii=False))
 
 
 if __name__ == "__main__":
