@@ -36,7 +36,7 @@ class DiscriminatorSettings:
 
     minutes: float = 5.0
     batch_size: int = 32
-    learning_rate: float = 5e-4
+    learning_rate: float = 1e-3
     weight_decay: float = 1e-4
     crop_padding: int = 4
     ema_decay: float = 0.99
