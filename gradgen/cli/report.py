@@ -33,6 +33,9 @@ def summary(begun: Run, weight_given: bool) -> str:
         + (f", or until R̂ < {s.until_r_hat:g}" if s.until_r_hat is not None else ""),
         f"step size {step}",
     ]
+    if s.realism:
+        name = plan.bundle.discriminator.name
+        parts.insert(4, f"γ = {s.realism:g} by {name}, whose score then judges itself")
     if s.match is not None:
         parts.insert(1, f"matching {s.match} with noise {s.noise:g}")
     if s.method == "hmc":

@@ -256,6 +256,8 @@ def prepare(
     weight = settings.likelihood_weight
     if weight is None:
         weight = bundle.card.likelihood_weight or 1.0
+    if settings.realism:
+        _ = bundle.discriminator  # a bundle without one is refused before anything is begun
     seen = seen_photograph(settings, bundle, evidence)
     jobs = []
     wanted: WantedUnit | None = None
@@ -521,6 +523,7 @@ def block_size(settings: SampleSettings, num_chains: int, multiply_adds: float) 
 def describe(plan: Plan) -> RunRecord:
     """What is known of a run before its first step: goes into run.json at once."""
     generator, file = plan.bundle.generator, plan.bundle.file
+    critic = plan.bundle.discriminator if plan.settings.realism else None
     return RunRecord(
         status=RUNNING,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -530,6 +533,7 @@ def describe(plan: Plan) -> RunRecord:
             plan.bundle.name,
             NetworkRecord(generator.name, generator.sha256, generator.way),
             NetworkRecord(file.name, file.sha256) if file is not None else None,
+            NetworkRecord(critic.name, critic.sha256) if critic is not None else None,
         ),
         classes=tuple(_describe_class(job) for job in plan.jobs),
         only_chain=plan.only_chain,

@@ -65,11 +65,13 @@ class BundleRecord:
 
     Attributes:
         file: of Python that made the bundle, and its hash; ``None`` for any other bundle.
+        discriminator: that had a part in the target, or ``None``.
     """
 
     name: str
     generator: NetworkRecord
     file: NetworkRecord | None = where_it_is()
+    discriminator: NetworkRecord | None = where_it_is()
 
 
 @dataclass(frozen=True)
@@ -327,6 +329,7 @@ class RecipeWeights:
     generator: NetworkRecord
     classifier: NetworkRecord
     file: NetworkRecord | None = where_it_is()
+    discriminator: NetworkRecord | None = where_it_is()
 
 
 @dataclass(frozen=True)

@@ -190,7 +190,8 @@ class Samples:
         images: (chains, S, S, 3) uint8 RGB, class after class.
         codes: (chains, code) float32, the z of each picture.
         log_likelihood: (chains,) log p(class | g(z)) of each picture, unweighted.
-        log_density: (chains,) of each picture: β log p(class | g(z)) + log N(z; 0, I).
+        log_density: (chains,) of each picture: the target's, β log p(class | g(z)) + log N(z; 0, I)
+            where nothing else is asked for.
         traces: of the chains.
         class_position: (chains,) index into ``record.classes``.
         chain: (chains,) number of the chain within its class.
@@ -235,7 +236,11 @@ class Samples:
                 clip_scope=job.clip_scope if job.clip_scope in ("class", "all") else None,
             ),
             weights=RecipeWeights(
-                record.bundle.name, record.bundle.generator, job.classifier, record.bundle.file
+                record.bundle.name,
+                record.bundle.generator,
+                job.classifier,
+                record.bundle.file,
+                record.bundle.discriminator,
             ),
             versions=record.versions,
             device=record.device,
@@ -354,6 +359,7 @@ class Samples:
         title = (
             f"{', '.join(list(traces)[:4])}{' …' if len(traces) > 4 else ''} · "
             f"{settings.method} · β = {settings.likelihood_weight:g}"
+            + (f" · γ = {settings.realism:g}" if settings.realism else "")
         )
         return trace_figure(traces, title, self.record.warmup_steps or 0)
 

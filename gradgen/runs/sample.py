@@ -282,19 +282,25 @@ def _asked_of(plan: Plan, groups: Sequence[Group]) -> Any:
 
 
 # What a compiled program depends on of a target's networks.
-Networks = tuple[Bundle, Classifier, Form | None, int, Unit | None]
+Networks = tuple[Bundle, Classifier, Form | None, int, Unit | None, bool]
 
 
 def _networks(plan: Plan, job: ClassJob) -> Networks:
     reduction = 0 if plan.photograph is None else plan.photograph.reduction
     unit = None if plan.unit is None else plan.unit.unit
-    return plan.bundle, job.classifier, job.form, reduction, unit
+    return plan.bundle, job.classifier, job.form, reduction, unit, plan.settings.realism > 0
 
 
 def _target(
-    bundle: Bundle, classifier: Classifier, form: Form | None, reduction: int, unit: Unit | None
+    bundle: Bundle,
+    classifier: Classifier,
+    form: Form | None,
+    reduction: int,
+    unit: Unit | None,
+    realistic: bool,
 ) -> Target:
-    return replace(make_target(bundle, classifier, form=form), reduction=reduction, unit=unit)
+    target = make_target(bundle, classifier, form=form, realism_weight=float(realistic))
+    return replace(target, reduction=reduction, unit=unit)
 
 
 @cache
@@ -362,6 +368,7 @@ def _parameters(plan: Plan, job: ClassJob) -> dict[str, Any]:
         job.likelihood_weight,
         seen=plan.photograph,
         wanted=plan.unit,
+        realism_weight=plan.settings.realism,
     )
     return {"target": target.params}
 
