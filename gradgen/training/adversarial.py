@@ -192,7 +192,7 @@ def train_generator(
             weight = settings.texture_penalty if name == TEXTURE else settings.penalty
             loss += contests[name] + 0.5 * weight * slope
         texture = contests.pop(TEXTURE)
-        of_layers = sum(contests.values()) / len(contests)
+        of_layers = jnp.mean(jnp.stack(list(contests.values())))
         return loss / len(verdicts), {"critics": of_layers, "texture": texture}
 
     @jax.jit
