@@ -58,8 +58,9 @@ def chain_keys(num_chains, seed=0):
 
 
 def run(
-    value_and_grad, code_size, num_chains, bounds=None, z0=None, seed=0, on_block=None, **given
-):
+    value_and_grad, code_size, num_chains, bounds=None, z0=None, seed=0, on_block=None,
+    prior=None, **given,
+):  # fmt: skip
     """Chains from z0 (3 N(0, I) if none is given), under settings made of the keywords."""
     if z0 is None:
         z0 = 3 * jax.random.normal(jax.random.key(seed + 1000), (num_chains, code_size))
@@ -73,4 +74,5 @@ def run(
         SamplerSettings(**given),
         bounds,
         on_block=on_block,
+        prior=prior,
     )

@@ -23,7 +23,7 @@ from gradgen.inference import SamplerSettings, run_chains
 from gradgen.inference.chain import projection_vectors
 from gradgen.inference.diagnostics import smallest_ess, summarise
 from gradgen.inference.traces import NUM_PROJECTIONS
-from gradgen.inference.types import Evaluation, ValueAndGrad
+from gradgen.inference.types import Evaluation, Prior, ValueAndGrad
 from gradgen.networks.load import load_bundle
 from gradgen.runs.target import make_target
 
@@ -32,6 +32,8 @@ OURS: Mapping[str, Mapping[str, Any]] = {
     "HMC": {"method": "hmc"},
     "HMC, L = 10": {"method": "hmc", "num_integration_steps": 10},
     "MALA": {"method": "mala"},
+    "HMC, 2 replicas": {"method": "hmc", "replicas": 2},
+    "HMC, 4 replicas": {"method": "hmc", "replicas": 4},
 }
 NUTS, NUTS_DEPTH = "BlackJAX NUTS", 8  # doublings of a trajectory at most
 
@@ -62,7 +64,7 @@ def measure(
         z0 = jax.random.normal(key, (chains, loaded.code_size))
         function = partial(_of_class, target.value_and_grad)
         params = {"target": target.params, "asked": asked}
-        for name, figures in of_target(function, params, z0, key, budget).items():
+        for name, figures in of_target(function, params, z0, key, budget, loaded.prior).items():
             found.setdefault(name, []).append(figures)
             on_run(f"class {index}, {name}")
     return [_row(name, rows) for name, rows in found.items()]
@@ -74,7 +76,12 @@ def _of_class(function: Any, params: dict[str, Any], z: Array) -> Evaluation:
 
 
 def of_target(
-    value_and_grad: ValueAndGrad, params: Any, z0: Array, key: Array, budget: int
+    value_and_grad: ValueAndGrad,
+    params: Any,
+    z0: Array,
+    key: Array,
+    budget: int,
+    prior: Prior | None = None,
 ) -> dict[str, dict[str, float]]:
     """{method: {"ess_per_gradient", "ess_per_second"}} of chains on a target.
 
@@ -83,6 +90,7 @@ def of_target(
         z0: (chains, code), from which the first chains start.
         key: of all randomness.
         budget: gradient evaluations of a chain, warm-up included.
+        prior: of the target; ``None``: replicas of chains, which need it, are left out.
     """
     keys = jax.random.split(key, len(z0))
     settings = SamplerSettings(budget=budget, trace_length=budget)
@@ -90,10 +98,12 @@ def of_target(
     start, found = first.state.position, {}
     for name, given in OURS.items():
         settings = SamplerSettings(budget=budget, trace_length=budget, **given)
-        # once for the compiler, and once for the clock
-        run_chains(keys, start, value_and_grad, params, settings, stop_at=2 * settings.warmup_steps)
+        if settings.replicas > 1 and prior is None:
+            continue
+        run = partial(run_chains, keys, start, value_and_grad, params, settings, prior=prior)
+        run(stop_at=2 * settings.warmup_steps)  # once for the compiler, and once for the clock
         begun = time.perf_counter()
-        result = run_chains(keys, start, value_and_grad, params, settings)
+        result = run()
         seconds = time.perf_counter() - begun
         traces = result.traces.between(result.warmup_steps, result.step)
         figures = {name: summarise(draws) for name, draws in traces.series().items()}

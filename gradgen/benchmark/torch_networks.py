@@ -22,6 +22,7 @@ from torch import Tensor
 from gradgen.benchmark.timing import Loop
 from gradgen.errors import GradgenError
 from gradgen.models.deepsim import DENSE, SLOPE, UPSAMPLING
+from gradgen.models.tiny64 import CLASS_SHARPNESS, Sizes
 from gradgen.networks.interfaces import Bundle
 from gradgen.runs.target import make_target
 
@@ -149,6 +150,7 @@ def tiny64(bundle: Bundle, on: str = "cpu") -> tuple[LogProbability, LogProbabil
     """The embedded networks: codes -> pictures, and pictures -> log p(class), both NCHW."""
     generator, encoder = _plain(bundle.generator.params), _plain(bundle.classifier.params)
     temperature = bundle.classifier.card.temperature
+    sizes = Sizes.of_card(bundle.card.sizes).generator
     g_dense = {name: _dense(generator[name], on) for name in ("fc1", "fc2")}
     g_up = {
         name: _convolution(_writes_shuffled(generator[name]), on)
@@ -171,6 +173,9 @@ def tiny64(bundle: Bundle, on: str = "cpu") -> tuple[LogProbability, LogProbabil
         return F.conv2d(x, *layer, padding=layer[0].shape[-1] // 2)
 
     def generate(z: Tensor) -> Tensor:
+        if sizes.num_classes:
+            told = F.softmax(CLASS_SHARPNESS * z[:, : sizes.num_classes], dim=1)
+            z = torch.cat([z, told], 1)
         hidden = leaky(F.linear(z, *g_dense["fc1"]))
         hidden = leaky(F.linear(hidden, *g_dense["fc2"])).reshape(-1, 4, 4, 256)
         hidden = hidden.permute(0, 3, 1, 2)  # the memory stays channels-last
@@ -181,7 +186,8 @@ def tiny64(bundle: Bundle, on: str = "cpu") -> tuple[LogProbability, LogProbabil
             hidden = leaky(hidden + same(leaky(same(hidden, first)), second))
         for up in ("up6", "conv6"):
             hidden = leaky(F.pixel_shuffle(same(hidden, g_up[up]), 2))
-        return torch.tanh(same(hidden, g_same["conv7"]))
+        picture = same(hidden, g_same["conv7"])
+        return torch.tanh(_blurred(picture) if sizes.blurred else picture)
 
     def judge(images: Tensor) -> Tensor:
         hidden = F.relu(same(F.pixel_unshuffle(images, 2), c_down["conv1"]))
@@ -197,6 +203,14 @@ def tiny64(bundle: Bundle, on: str = "cpu") -> tuple[LogProbability, LogProbabil
         return F.log_softmax(F.linear(flat, *c_dense["fc8"]) / temperature, dim=1)
 
     return generate, judge
+
+
+def _blurred(images: Tensor) -> Tensor:
+    """[1, 2, 1] x [1, 2, 1] / 16 over (n, c, H, W), the border repeated."""
+    line = torch.tensor([0.25, 0.5, 0.25], device=images.device)
+    kernel = (line[:, None] * line).expand(images.shape[1], 1, 3, 3)
+    padded = F.pad(images, (1, 1, 1, 1), mode="replicate")
+    return F.conv2d(padded, kernel, groups=images.shape[1])
 
 
 def _residual(block: dict[str, Any], on: str) -> tuple[Any, Any]:

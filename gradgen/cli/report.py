@@ -33,11 +33,16 @@ def summary(begun: Run, weight_given: bool) -> str:
         + (f", or until R̂ < {s.until_r_hat:g}" if s.until_r_hat is not None else ""),
         f"step size {step}",
     ]
+    if s.realism:
+        name = plan.bundle.discriminator.name
+        parts.insert(4, f"γ = {s.realism:g} by {name}, whose score then judges itself")
     if s.match is not None:
         parts.insert(1, f"matching {s.match} with noise {s.noise:g}")
     if s.method == "hmc":
         length = f"trajectories of {s.trajectory_length:g}"
         parts.append(length if s.has_trajectories else f"L = {s.num_integration_steps}")
+    if s.replicas > 1:
+        parts.append(f"{s.replicas} replicas, each with {s.replica_ratio:g} of the weight before")
     if s.step_decay:
         parts.append(f"step decay ((b + t)/b)^-{s.step_decay:g}, b = {s.step_decay_offset:g}")
     if s.method == "mala" and (s.noise_decay or s.noise_scale != 1):
@@ -83,7 +88,10 @@ def result_table(record: RunRecord) -> Any:
         f"{common.format_duration(record.wall_time_s or 0)}; the worst rank-normalised split R̂ and "
         "the smallest bulk ESS of all that is traced"
     )
-    headings = ("class", "chains", "acceptance", "log p(class)", "‖z‖²", "R̂", "ESS")
+    headings = ["class", "chains", "acceptance", "log p(class)", "‖z‖²", "R̂", "ESS"]
+    with_replicas = any(job.arrivals is not None for job in record.classes)
+    if with_replicas:
+        headings += ["exchanges", "arrivals"]
     for heading in headings:
         table.add_column(heading, justify="left" if heading == "class" else "right")
     for job in record.classes:
@@ -97,8 +105,16 @@ def result_table(record: RunRecord) -> Any:
             _figure(job.squared_norm, ".0f"),
             _figure(worst_r_hat(figures), ".3f"),
             _figure(smallest_ess(figures), ".0f"),
+            *(_replicas(job) if with_replicas else ()),
         )
     return table
+
+
+def _replicas(job: ClassRecord) -> tuple[str, str]:
+    """The range of how often neighbouring replicas change places, and the arrivals at β."""
+    rates = [rate for rate in job.exchange_acceptance or () if rate is not None]
+    span = f"{min(rates):.2f}–{max(rates):.2f}" if rates else "–"
+    return span, "–" if job.arrivals is None else str(job.arrivals)
 
 
 def faults_of(job: ClassRecord) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -110,12 +111,32 @@ def score(
         sys.stdout.write(printable(text, lines=True) if sys.stdout.isatty() else text)
     else:
         _show(scores, show_all)
+    for line in _judged_by_itself(scores):
+        note(line)
     for failure in scores.failures:
         warn(failure.reason)
     if scores.failures:
         total = counted(len(files), "image")
         note(f"{len(scores.failures)} of {total} have no score, so: exit code 1")
         raise typer.Exit(1)
+
+
+def _judged_by_itself(scores: Scores) -> list[str]:
+    """A line for each run among the folders whose target had the same discriminator in it."""
+    from gradgen.runs.record import read_record
+
+    found = []
+    for group in scores.groups:
+        try:
+            critic = read_record(Path(group.group)).bundle.discriminator
+        except UsageError:
+            continue  # no run's folder
+        if critic is not None and critic.sha256 == scores.discriminator_sha256:
+            found.append(
+                f"{group.group} was sampled with realism by {critic.name}: its score is no "
+                "independent verdict"
+            )
+    return found
 
 
 def _show(scores: Scores, show_all: bool) -> None:

@@ -214,6 +214,12 @@ def measure(
         "chroma": metrics.mean_chroma(run.images),
         **_verdicts(run, classifier, log_p, notes),
     }
+    drawn_by = run.record.bundle.discriminator
+    if drawn_by is not None and drawn_by.sha256 == bundle.discriminator.sha256:
+        notes.append(
+            f"{run.name} was sampled with realism by {drawn_by.name}: log p(real) is no "
+            "independent verdict on it"
+        )
     by_class = [
         np.flatnonzero(run.class_position == position) for position in np.unique(run.class_position)
     ]

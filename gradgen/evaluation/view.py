@@ -286,6 +286,7 @@ def describe_run(record: RunRecord) -> str:
         f"{settings.budget} gradients",
         f"{chains}{several}",
         *([] if beta is None else [f"β = {beta:g}"]),
+        *([f"γ = {settings.realism:g}"] if settings.realism else []),
         f"clip {settings.clip_mode}",
         f"seed {settings.seed}",
         record.bundle.name,

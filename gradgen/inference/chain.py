@@ -18,7 +18,7 @@ import numpy as np
 from jax import Array
 
 from gradgen.devices import Layout, first, make_layout, padded, place, spread
-from gradgen.inference import adaptation, hmc, mala, trajectories
+from gradgen.inference import adaptation, hmc, mala, replicas, trajectories
 from gradgen.inference import map as map_
 from gradgen.inference.clipping import Bounds
 from gradgen.inference.diagnostics import enough
@@ -32,7 +32,7 @@ from gradgen.inference.settings import (
 from gradgen.inference.state import ChainState
 from gradgen.inference.timeline import timeline_of
 from gradgen.inference.traces import NUM_PROJECTIONS, Traces
-from gradgen.inference.types import Evaluation, ValueAndGrad, merged
+from gradgen.inference.types import Evaluation, Prior, ValueAndGrad, merged
 
 DGN_AM_STEP_SIZE, DGN_AM_LAST_STEP_SIZE, DGN_AM_SHRINK = 8.0, 1e-10, 0.99
 PROJECTION_SEED = 2024  # of the fixed random unit projections of z in the trace
@@ -116,14 +116,22 @@ def init_chains(
     bounds: Bounds | None = None,
     chain_params: Any = None,
     layout: Layout = PLAIN,
+    prior: Prior | None = None,
 ) -> ChainState:
     """Chains at their start; one gradient evaluation.
 
     Args:
         chain_keys: (chains,) typed PRNG keys.
         z0: (chains, code); moved into the bounds if there are any.
-        chain_params, layout: see :func:`run_chains`; the chains fill the layout.
+        chain_params, layout, prior: see :func:`run_chains`; the chains fill the layout.
     """
+    if settings.replicas > 1:
+        assert prior is not None
+        rungs = settings.num_rungs + 1  # the last has no chain, but a place
+        if layout.group_size is not None:
+            layout = layout._replace(group_size=rungs * layout.group_size)
+        chain_keys, z0 = replicas.first_rows(chain_keys, z0, settings.num_rungs, prior)
+        chain_params, bounds = _for_rungs((chain_params, bounds), rungs)
     if bounds is not None and settings.clip_mode != "none":
         z0 = jnp.clip(z0, bounds[0], bounds[1])
     num_chains, code_size = z0.shape
@@ -135,7 +143,7 @@ def init_chains(
     adapted = adaptation.init(
         guess, settings.warmup_steps // (WARMUP_LEAPFROGS if long else 1), alike=not long
     )
-    return ChainState(
+    state = ChainState(
         step=jnp.int32(0),
         key_data=jax.random.key_data(chain_keys),
         position=z0,
@@ -150,6 +158,7 @@ def init_chains(
         trajectory=trajectories.init(z0) if long else None,
         features=evaluation.features,
     )
+    return state if settings.replicas == 1 else replicas.init(state, settings.num_rungs)
 
 
 def first_step_size(settings: SamplerSettings, code_size: int) -> float:
@@ -182,6 +191,7 @@ def run_chains(
     chain_params: dict[str, Any] | None = None,
     group_size: int | None = None,
     devices: Sequence[Any] | None = None,
+    prior: Prior | None = None,
 ) -> ChainResult:
     """Run all chains for the settings' budget.
 
@@ -200,7 +210,13 @@ def run_chains(
         group_size: chains that are computed as one (:mod:`gradgen.devices`). With it, a
             chain's bits depend neither on the devices nor on the other groups.
         devices: that share the chains; ``None``: JAX's default device alone.
+        prior: the target without its likelihood; needed for ``replicas`` of the settings.
+
+    Raises:
+        ValueError: there are to be replicas, and no prior is given.
     """
+    if settings.replicas > 1 and prior is None:
+        raise ValueError("replicas are tempered towards a prior; give it")
     timeline = timeline_of(settings)
     num_chains = len(z0)
     layout = make_layout(num_chains, group_size, devices)
@@ -211,7 +227,7 @@ def run_chains(
     if state is None:
         keys, z0 = padded((chain_keys, z0), filled)
         state = init_chains(
-            keys, z0, value_and_grad, params, settings, per_chain[1], per_chain[0], layout
+            keys, z0, value_and_grad, params, settings, per_chain[1], per_chain[0], layout, prior
         )
     elif state.features is None:
         # earlier versions' states have none; nothing is known of them until the chain moves
@@ -235,6 +251,7 @@ def run_chains(
         "step_jitter": settings.step_jitter,
         "trajectory_length": settings.trajectory_length,
         "target_acceptance": settings.aimed_acceptance,
+        "replica_ratio": settings.replica_ratio,
     }
     numbers = {name: jnp.float32(value) for name, value in numbers.items()}
     numbers |= {
@@ -249,6 +266,8 @@ def run_chains(
         settings.has_trajectories,
         timeline.warmup_steps > 0,
         timeline.num_steps if settings.preset else None,
+        settings.replicas,
+        prior if settings.replicas > 1 else None,
     )
     projections = projection_vectors(NUM_PROJECTIONS, state.position.shape[1])
     end = timeline.num_steps if stop_at is None else min(stop_at, timeline.num_steps)
@@ -318,6 +337,7 @@ class _Form(NamedTuple):
         adapts: whether there is a warm-up.
         num_steps: of the whole run, where there is a preset. DGN-AM's rule divides by them, and XLA
             divides by a constant in its own way.
+        replicas: the settings'. prior: that they are tempered towards, if there are any.
     """
 
     method: str
@@ -327,6 +347,8 @@ class _Form(NamedTuple):
     has_trajectories: bool
     adapts: bool
     num_steps: int | None
+    replicas: int
+    prior: Prior | None
 
 
 @partial(jax.jit, static_argnames=("value_and_grad", "form", "windows", "steps", "layout"))
@@ -355,6 +377,10 @@ def run_block(
             return value_and_grad(merged(params, chain_params), z)
 
         def step(state: ChainState, _: None) -> tuple[ChainState, None]:
+            if form.prior is not None:
+                return _step_of_replicas(
+                    state, value_and_grad, (params, chain_params), numbers, bounds, form
+                ), None
             return _one_step(state, evaluate, numbers, bounds, form), None
 
         def window(state: ChainState, _: None) -> tuple[ChainState, Windows]:
@@ -389,14 +415,67 @@ def _steps_of_window(step: Array, stride: Array) -> Array:
     return ((step - 1) % stride + 1).astype(jnp.float32)
 
 
+def _for_rungs(per_chain: Any, count: int) -> Any:
+    """What belongs to chains (chains, ...), for so many rungs of each."""
+    return jax.tree.map(lambda leaf: jnp.repeat(leaf, count, axis=0), per_chain)
+
+
+def _step_of_replicas(
+    state: ChainState,
+    value_and_grad: ValueAndGrad,
+    params: tuple[Any, dict[str, Any] | None],
+    numbers: dict[str, Array],
+    bounds: Bounds | None,
+    form: _Form,
+) -> ChainState:
+    """A step of all rungs that move, a draw from the prior, and the exchanges.
+
+    Args:
+        params: those that all chains share, and those that differ.
+    """
+    assert form.prior is not None
+    prior, count = form.prior, form.replicas - 1
+    shared, own = params
+    of_rows, row_bounds = _for_rungs((own, bounds), count)
+    rungs = replicas.rungs_of(len(state.position), count, numbers["replica_ratio"], prior)
+
+    def evaluate_rows(z: Array) -> Evaluation:
+        whole = value_and_grad(merged(shared, of_rows), z)
+        return replicas.tempered(z, whole, rungs.weight, prior)
+
+    def evaluate(z: Array) -> Evaluation:
+        return value_and_grad(merged(shared, own), z)
+
+    rows = _one_step(replicas.rows_of(state), evaluate_rows, numbers, row_bounds, form, rungs)
+    state = replicas.chains_of(rows, state)
+    ended = jnp.ones(len(state.position), bool)
+    if state.trajectory is not None:
+        ended = state.trajectory.remaining == 0
+    return replicas.exchange(
+        state,
+        evaluate,
+        replicas.weights(count, numbers["replica_ratio"]),
+        prior,
+        bounds,
+        form.clip_mode,
+        ended,
+        state.step > numbers["warmup_steps"],
+    )
+
+
 def _one_step(
     state: ChainState,
     evaluate: Callable[[Array], Evaluation],
     numbers: dict[str, Array],
     bounds: Bounds | None,
     form: _Form,
+    rungs: replicas.Rungs | None = None,
 ) -> ChainState:
-    """A step of the method at the schedule's step size."""
+    """A step of the method at the schedule's step size.
+
+    Args:
+        rungs: of replicas, whose tempered target ``evaluate`` is then; the state's is not.
+    """
     keys = jax.vmap(jax.random.fold_in, (0, None))(
         jax.random.wrap_key_data(state.key_data), state.step
     )
@@ -409,6 +488,8 @@ def _one_step(
     if form.adapts:
         step_size = jnp.where(warming, jnp.exp(state.adaptation.log_step_size), step_size)
     evaluation = Evaluation(state.log_density, state.gradient, state.log_likelihood, state.features)
+    if rungs is not None:
+        evaluation = replicas.tempered(state.position, evaluation, rungs.weight, rungs.prior)
     new: Any
     info: KernelInfo | None = None
     trajectory = None
@@ -428,6 +509,7 @@ def _one_step(
             jnp.where(searching, WARMUP_LEAPFROGS, trajectories.MOST_STEPS),
             bounds,
             form.clip_mode,
+            None if rungs is None else rungs.leaders,
         )
         step_size = trajectory.step_size
         ended = trajectory.remaining == 0
@@ -481,6 +563,8 @@ def _one_step(
     adapted, first = state.adaptation, state.first_step_size
     if form.adapts:
         told = acceptance if trajectory is None else trajectory.mean_acceptance
+        if rungs is not None and trajectory is not None:
+            told = told[rungs.leaders]  # one step size, so that one length fits all
         update = adaptation.update(state.adaptation, told, numbers["target_acceptance"])
         adapted = jax.tree.map(
             lambda a, b: jnp.where(warming & ended, a, b), update, state.adaptation
@@ -492,20 +576,21 @@ def _one_step(
         total = state.trajectory.ended + counted
         trajectory = trajectory._replace(last_acceptance=shown, ended=total)
     sums = jnp.where(state.step % numbers["stride"] == 0, 0.0, state.window_sums)
+    found = new.evaluation if new.evaluation.whole is None else new.evaluation.whole
     return ChainState(
         step=state.step + 1,
         key_data=state.key_data,
         position=new.position,
-        log_density=new.evaluation.log_density,
-        gradient=new.evaluation.gradient,
-        log_likelihood=new.evaluation.log_likelihood,
+        log_density=found.log_density,
+        gradient=found.gradient,
+        log_likelihood=found.log_likelihood,
         adaptation=adapted,
         first_step_size=first,
         accepted=state.accepted + jnp.where(counted, acceptance, 0.0),
         faults=faults,
         window_sums=sums + jnp.stack([shown, step_size], axis=-1),
         trajectory=trajectory,
-        features=new.evaluation.features,
+        features=found.features,
     )
 
 

@@ -36,6 +36,8 @@ WARMUP_LEAPFROGS = 10
 # A direction of unit scale, as the prior's are, has no correlation left after a quarter of its
 # period; gradgen/inference/README.md has what was measured.
 TRAJECTORY_LENGTH = 1.57
+# Of replicas; gradgen/inference/README.md has what was measured.
+REPLICA_RATIO, MAX_REPLICAS = 0.5, 64
 MAP_STEP_SIZE = 0.02  # tiny64 settles in 200 steps; at 0.05 long runs jump out of their maximum
 BLOCK_GRADIENTS = 50  # gradient evaluations, about, between two looks at the chains
 
@@ -322,6 +324,17 @@ class SamplerSettings(Settings):
         "of its beginning (MALA, HMC).",
         panel=STEPS, least=1, methods=("mala", "hmc"), default_text="the budget",
     )  # fmt: skip
+    replicas: int = setting(
+        1,
+        help="Replicas of each chain, at likelihood weights from β down to 0, that change places: "
+        "for classes of several looks. Each takes its share of the budget (MALA, HMC).",
+        panel=STEPS, flags=("-K",), least=1, most=MAX_REPLICAS, methods=("mala", "hmc"),
+    )  # fmt: skip
+    replica_ratio: float = setting(
+        REPLICA_RATIO,
+        help="Likelihood weight of a replica to that of the next higher one; the lowest has 0.",
+        panel=STEPS, above=0, below=1, methods=("mala", "hmc"),
+    )  # fmt: skip
     clip_mode: str = setting(
         "none",
         help="project: the paper's heuristic, which does not leave the target invariant; reject: "
@@ -345,13 +358,23 @@ class SamplerSettings(Settings):
             )
         if self.num_steps < 1:
             raise UsageError(
-                f"`budget` {self.budget} is less than one HMC iteration of "
+                f"`budget` {self.budget} is less than the {self.gradients_per_step} gradients of "
+                "one step; raise `budget`"
+                if self.replicas > 1
+                else f"`budget` {self.budget} is less than one HMC iteration of "
                 f"{self.num_integration_steps} leapfrog steps; raise `budget` or lower "
                 "`num_integration_steps`"
             )
         if self.warmup_budget is not None and self.warmup_budget > self.budget:
             raise UsageError(
                 f"`warmup_budget` {self.warmup_budget} is more than the `budget` of {self.budget}"
+            )
+        if self.replicas > 1 and self.method == "map":
+            raise UsageError("`replicas` does nothing for map; it belongs to mala and hmc")
+        if self.replicas > 1 and self.clip_mode == "project":
+            raise UsageError(
+                "`replicas` change places exactly, and `clip_mode=project` is not exact; use "
+                "`clip_mode=reject`, or drop either"
             )
 
     @property
@@ -366,9 +389,16 @@ class SamplerSettings(Settings):
         return self.target_acceptance or (TRAJECTORY_ACCEPTANCE if self.has_trajectories else usual)
 
     @property
+    def num_rungs(self) -> int:
+        """Replicas of a chain that move: all but the lowest, which is drawn anew in every step."""
+        return max(1, self.replicas - 1)
+
+    @property
     def gradients_per_step(self) -> int:
-        """1, or L for HMC with so many leapfrog steps in every iteration."""
-        return (self.num_integration_steps or 1) if self.method == "hmc" else 1
+        """1, or L for HMC with so many leapfrog steps in every iteration; with replicas, for each
+        that moves, and 1 for the draw of the lowest."""
+        each = (self.num_integration_steps or 1) if self.method == "hmc" else 1
+        return each * self.num_rungs + (self.replicas > 1)
 
     @property
     def num_steps(self) -> int:
@@ -376,12 +406,12 @@ class SamplerSettings(Settings):
         return self.budget // self.gradients_per_step
 
     def gradients_after(self, steps: int | None = None) -> int:
-        """Gradient evaluations of a chain, the one at its start included, after so many steps.
+        """Gradient evaluations of a chain, those at its start included, after so many steps.
 
-        ``None``: after all; no more than all are counted.
+        ``None``: after all; no more than all are counted. Those of all its replicas count.
         """
         done = self.num_steps if steps is None else min(steps, self.num_steps)
-        return 1 + done * self.gradients_per_step
+        return self.replicas + done * self.gradients_per_step
 
     @property
     def warmup_steps(self) -> int:

@@ -85,6 +85,7 @@ def trajectory_step(
     most_steps: Array | int = MOST_STEPS,
     bounds: Bounds | None = None,
     clip_mode: str = "none",
+    leaders: Array | None = None,
 ) -> tuple[KernelState, Trajectory, KernelInfo]:
     """One leapfrog step of all chains; one gradient evaluation.
 
@@ -96,6 +97,8 @@ def trajectory_step(
         step_jitter: as for :func:`gradgen.inference.hmc.hmc_step`, drawn for each trajectory.
         most_steps: leapfrog steps of a trajectory.
         bounds, clip_mode: see :mod:`gradgen.inference.clipping`.
+        leaders: (chains,) int32, for each chain the one whose number of leapfrog steps it takes
+            over, so that their trajectories end together; ``None``: each has its own.
 
     Returns the state, the trajectory and what the step tells. Where no trajectory has ended
     (``remaining`` is not 0), the acceptance probability means nothing.
@@ -110,6 +113,8 @@ def trajectory_step(
     base = jnp.broadcast_to(step_size, keys.shape)
     size = jnp.where(begins, base * (1 + step_jitter * jitter), trajectory.step_size)
     steps = jnp.clip(jnp.ceil(length * wide / base), 1, most_steps).astype(jnp.int32)
+    if leaders is not None:
+        steps = steps[leaders]
     steps = jnp.where(begins, steps, trajectory.steps)
     remaining = jnp.where(begins, steps, trajectory.remaining) - 1
     kinetic = jnp.where(begins, 0.5 * jnp.sum(fresh**2, axis=-1), trajectory.kinetic_energy)

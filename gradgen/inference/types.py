@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from jax import Array
 
@@ -17,12 +17,27 @@ class Evaluation(NamedTuple):
         log_likelihood: (chains,), for the trace; a target without one repeats the log density.
         features: (chains, k), for the trace: what else says whether chains agree. ``None`` where
             the target has no such thing.
+        whole: of a tempered target (:mod:`gradgen.inference.replicas`) the evaluation of the target
+            itself; ``None`` of any other.
     """
 
     log_density: Array
     gradient: Array
     log_likelihood: Array
     features: Array | None = None
+    whole: Evaluation | None = None
+
+
+class Prior(Protocol):
+    """What a target is without its likelihood; replicas of chains are tempered towards it."""
+
+    @property
+    def log_density(self) -> Callable[[Array], Array]:
+        """From z (chains, code) to (chains,); it may be unnormalised."""
+
+    @property
+    def draw(self) -> Callable[[Array, int], Array]:
+        """From a key and the code's size to z (code,)."""
 
 
 Evaluate = Callable[[Array], Evaluation]  # z (chains, code) -> Evaluation

@@ -321,7 +321,7 @@ class Bundle:
 
 
 def _missing(bundle: str, part: str) -> NoReturn:
-    raise UsageError(f"{bundle} has no {part}; give its functions an `{part}`")
+    raise UsageError(f"{bundle} has no {part}; add `{part}` to its functions")
 
 
 def calibrated(logits: Apply, temperature: float) -> Apply:

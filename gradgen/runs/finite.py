@@ -14,6 +14,7 @@ import numpy as np
 from jax import Array
 
 from gradgen.errors import GradgenError, GradgenWarning
+from gradgen.evidence.realism import log_odds
 from gradgen.inference import ChainState
 from gradgen.runs.plan import ClassJob, Plan
 
@@ -118,6 +119,13 @@ def _blame(plan: Plan, job: ClassJob, codes: Array) -> str:
         return f"the generator {generator.name} draws pictures with NaN or infinities in them"
     if not bool(jnp.isfinite(classifier.apply(classifier.params, images)).all()):
         return f"the classifier {classifier.name} gives NaN or infinities for their pictures"
+    if plan.settings.realism:
+        critic = plan.bundle.discriminator
+        if not bool(jnp.isfinite(log_odds(critic.apply(critic.params, images))).all()):
+            return (
+                f"the discriminator {critic.name} gives NaN, infinities or a certainty, whose "
+                "log-odds are infinite, for their pictures"
+            )
     return (
         f"the generator {generator.name} and the classifier {classifier.name} give finite numbers, "
         f"their density or its gradient does not, for β = {job.likelihood_weight:g}"

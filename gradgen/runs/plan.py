@@ -69,6 +69,7 @@ COMPOSED_KEYS = 2**31
 # A group is one product of matrices: on two cores 16 of tiny64's chains cost 37 ms a gradient as
 # one group, 43 ms in groups of 8; groups of 32 cost more than those of 16, for memory.
 CPU_GROUP = 16
+LEAST_GROUP = 4  # chains with replicas, however many those are: agreement is asked of a group's
 ACCELERATOR_GROUP = 64
 # Nguyen et al. 2016 begin with 8 under CaffeNet's kin, and with 2 under GoogLeNet.
 DGN_AM_GOOGLENET_STEP_SIZE = 2.0
@@ -211,7 +212,7 @@ def groups_of(num_classes: int, num_chains: int, group_size: int) -> tuple[Group
 def default_group(settings: SampleSettings, platform: str, num_devices: int) -> int:
     """On a CPU always the same, so that results do not depend on the number of devices."""
     if platform == "cpu":
-        return CPU_GROUP
+        return max(LEAST_GROUP, CPU_GROUP // settings.replicas)
     together = min(settings.num_chains, settings.chain_batch or settings.num_chains)
     return min(ACCELERATOR_GROUP, -(-together // num_devices))
 
@@ -255,6 +256,8 @@ def prepare(
     weight = settings.likelihood_weight
     if weight is None:
         weight = bundle.card.likelihood_weight or 1.0
+    if settings.realism:
+        _ = bundle.discriminator  # a bundle without one is refused before anything is begun
     seen = seen_photograph(settings, bundle, evidence)
     jobs = []
     wanted: WantedUnit | None = None
@@ -520,6 +523,7 @@ def block_size(settings: SampleSettings, num_chains: int, multiply_adds: float) 
 def describe(plan: Plan) -> RunRecord:
     """What is known of a run before its first step: goes into run.json at once."""
     generator, file = plan.bundle.generator, plan.bundle.file
+    critic = plan.bundle.discriminator if plan.settings.realism else None
     return RunRecord(
         status=RUNNING,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -529,6 +533,7 @@ def describe(plan: Plan) -> RunRecord:
             plan.bundle.name,
             NetworkRecord(generator.name, generator.sha256, generator.way),
             NetworkRecord(file.name, file.sha256) if file is not None else None,
+            NetworkRecord(critic.name, critic.sha256) if critic is not None else None,
         ),
         classes=tuple(_describe_class(job) for job in plan.jobs),
         only_chain=plan.only_chain,

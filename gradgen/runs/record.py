@@ -65,11 +65,13 @@ class BundleRecord:
 
     Attributes:
         file: of Python that made the bundle, and its hash; ``None`` for any other bundle.
+        discriminator: that had a part in the target, or ``None``.
     """
 
     name: str
     generator: NetworkRecord
     file: NetworkRecord | None = where_it_is()
+    discriminator: NetworkRecord | None = where_it_is()
 
 
 @dataclass(frozen=True)
@@ -174,6 +176,10 @@ class ClassRecord:
         diagnostics: of the traces after the warm-up; ``None`` for MAP.
         divergent, nan_proposals: proposals since the warm-up whose log acceptance ratio was below
             -1000, or no number; ``None`` for MAP.
+        exchange_acceptance: of chains with replicas, from β down: how often each changes places
+            with the next lower one, since the warm-up; the last is how often a draw from the prior
+            is taken.
+        arrivals: how often what had come from the prior reached β, of all chains together.
         log_likelihood, acceptance, step_size, squared_norm: means over all chains.
     """
 
@@ -196,6 +202,8 @@ class ClassRecord:
     diagnostics: Diagnostics | None = known_later()
     divergent: int | None = where_it_is()
     nan_proposals: int | None = where_it_is()
+    exchange_acceptance: tuple[float | None, ...] | None = where_it_is()
+    arrivals: int | None = where_it_is()
     log_likelihood: float | None = known_later()
     acceptance: float | None = known_later()
     step_size: float | None = known_later()
@@ -321,6 +329,7 @@ class RecipeWeights:
     generator: NetworkRecord
     classifier: NetworkRecord
     file: NetworkRecord | None = where_it_is()
+    discriminator: NetworkRecord | None = where_it_is()
 
 
 @dataclass(frozen=True)

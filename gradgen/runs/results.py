@@ -45,6 +45,10 @@ if TYPE_CHECKING:
 GRID_TILE = 128  # smaller pictures are enlarged to about this many pixels in the grid
 
 
+# Arrays of a part that not every method or version has.
+NOT_ALWAYS = ("faults", "exchanges_offered", "exchanges_accepted", "arrivals")
+
+
 @dataclass(frozen=True, eq=False)
 class Part:
     """A batch of chains, at its end or as far as it has come. Arrays and numbers only.
@@ -63,6 +67,9 @@ class Part:
         interrupted: whether the batch was stopped before its end.
         faults: (chains, 2) divergent and NaN proposals since the warm-up; ``None`` if an earlier
             version wrote the part, which did not count them.
+        exchanges_offered, exchanges_accepted: (chains, rungs), of chains with replicas, each with
+            the next lower one since the warm-up: how many, and the sum of their probabilities.
+        arrivals: (chains,), how often what had come from the prior reached β.
     """
 
     groups: np.ndarray
@@ -79,6 +86,9 @@ class Part:
     gradient_evaluations: int
     interrupted: bool = False
     faults: np.ndarray | None = None
+    exchanges_offered: np.ndarray | None = None
+    exchanges_accepted: np.ndarray | None = None
+    arrivals: np.ndarray | None = None
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Under flat names, for a file; :meth:`from_arrays` is the inverse."""
@@ -100,7 +110,7 @@ class Part:
         values: dict[str, Any] = {
             item.name: arrays[item.name]
             for item in fields(cls)
-            if item.name != "traces" and (item.name != "faults" or "faults" in arrays)
+            if item.name != "traces" and (item.name not in NOT_ALWAYS or item.name in arrays)
         }
         for name in ("step", "num_steps", "warmup_steps", "gradient_evaluations"):
             values[name] = int(values[name])
@@ -180,7 +190,8 @@ class Samples:
         images: (chains, S, S, 3) uint8 RGB, class after class.
         codes: (chains, code) float32, the z of each picture.
         log_likelihood: (chains,) log p(class | g(z)) of each picture, unweighted.
-        log_density: (chains,) of each picture: β log p(class | g(z)) + log N(z; 0, I).
+        log_density: (chains,) of each picture: the target's, β log p(class | g(z)) + log N(z; 0, I)
+            where nothing else is asked for.
         traces: of the chains.
         class_position: (chains,) index into ``record.classes``.
         chain: (chains,) number of the chain within its class.
@@ -225,7 +236,11 @@ class Samples:
                 clip_scope=job.clip_scope if job.clip_scope in ("class", "all") else None,
             ),
             weights=RecipeWeights(
-                record.bundle.name, record.bundle.generator, job.classifier, record.bundle.file
+                record.bundle.name,
+                record.bundle.generator,
+                job.classifier,
+                record.bundle.file,
+                record.bundle.discriminator,
             ),
             versions=record.versions,
             device=record.device,
@@ -344,6 +359,7 @@ class Samples:
         title = (
             f"{', '.join(list(traces)[:4])}{' …' if len(traces) > 4 else ''} · "
             f"{settings.method} · β = {settings.likelihood_weight:g}"
+            + (f" · γ = {settings.realism:g}" if settings.realism else "")
         )
         return trace_figure(traces, title, self.record.warmup_steps or 0)
 
@@ -374,6 +390,31 @@ class _Total:
         return {name: number(total / self.chains) for name, total in self.sums.items()}
 
 
+@dataclass
+class _Exchanges:
+    """Of a class's replicas: sums over its chains; nothing where chains have none."""
+
+    offered: Any = 0
+    accepted: Any = 0.0
+    arrivals: int | None = None
+
+    def add(self, part: Part, own: np.ndarray) -> None:
+        if part.exchanges_offered is None or part.arrivals is None:
+            return
+        assert part.exchanges_accepted is not None
+        self.offered = self.offered + part.exchanges_offered[own].sum(0)
+        self.accepted = self.accepted + part.exchanges_accepted[own].sum(0, dtype=np.float64)
+        self.arrivals = (self.arrivals or 0) + int(part.arrivals[own].sum())
+
+    def results(self) -> dict[str, Any]:
+        """Those of a :class:`ClassRecord`."""
+        if self.arrivals is None:
+            return {}
+        rates = zip(self.accepted.tolist(), self.offered.tolist(), strict=True)
+        acceptance = tuple(number(sum / count) if count else None for sum, count in rates)
+        return {"exchange_acceptance": acceptance, "arrivals": self.arrivals}
+
+
 # What samples take over from a part's chains, beside the traces.
 COLUMNS = ("log_likelihood", "log_density", "acceptance", "step_size", "codes", "images")
 
@@ -399,6 +440,7 @@ def collect(
     """
     totals = [_Total() for _ in plan.jobs]
     faults = np.zeros((len(plan.jobs), 2), np.int64)
+    exchanges = [_Exchanges() for _ in plan.jobs]
     columns: dict[str, list[np.ndarray]] = {name: [] for name in COLUMNS}
     positions, chains, steps, traces = [], [], [], []
     evaluations, per_chain, there, interrupted = 0, 0, 0, False
@@ -416,6 +458,7 @@ def collect(
             own = wanted & (position == place)
             if part.faults is not None:
                 faults[place] += part.faults[own].sum(0)
+            exchanges[place].add(part, own)
             total.add(
                 {
                     "log_likelihood": part.log_likelihood[own],
@@ -449,6 +492,7 @@ def collect(
                 trace.of(own), last_part.warmup_steps, int(step[own].min())
             )
             results |= {"divergent": int(faults[place, 0]), "nan_proposals": int(faults[place, 1])}
+        results |= exchanges[place].results()
         results |= {"num_chains": totals[place].chains, **totals[place].means()}
         classes.append(replace(job, **results))
     finished = there == len(plan.groups) and not interrupted

@@ -488,7 +488,12 @@ def from_recipe(
     record = describe(plan)
     expected = replace(
         record,
-        bundle=replace(record.bundle, generator=recipe.weights.generator, file=recipe.weights.file),
+        bundle=replace(
+            record.bundle,
+            generator=recipe.weights.generator,
+            file=recipe.weights.file,
+            discriminator=recipe.weights.discriminator,
+        ),
         classes=tuple(
             replace(job, classifier=recipe.weights.classifier, bounds=recipe.bounds)
             for job in record.classes
@@ -558,6 +563,7 @@ def check_same(recorded: RunRecord, now: RunRecord, source: str, force: bool) ->
     faults = []
     pairs: list[tuple[str, Any, Any]] = [
         ("generator", recorded.bundle.generator, now.bundle.generator),
+        ("discriminator", recorded.bundle.discriminator, now.bundle.discriminator),
         ("code", recorded.bundle.file, now.bundle.file),
     ]
     for was, is_ in zip(recorded.classes, now.classes, strict=True):

@@ -282,19 +282,25 @@ def _asked_of(plan: Plan, groups: Sequence[Group]) -> Any:
 
 
 # What a compiled program depends on of a target's networks.
-Networks = tuple[Bundle, Classifier, Form | None, int, Unit | None]
+Networks = tuple[Bundle, Classifier, Form | None, int, Unit | None, bool]
 
 
 def _networks(plan: Plan, job: ClassJob) -> Networks:
     reduction = 0 if plan.photograph is None else plan.photograph.reduction
     unit = None if plan.unit is None else plan.unit.unit
-    return plan.bundle, job.classifier, job.form, reduction, unit
+    return plan.bundle, job.classifier, job.form, reduction, unit, plan.settings.realism > 0
 
 
 def _target(
-    bundle: Bundle, classifier: Classifier, form: Form | None, reduction: int, unit: Unit | None
+    bundle: Bundle,
+    classifier: Classifier,
+    form: Form | None,
+    reduction: int,
+    unit: Unit | None,
+    realistic: bool,
 ) -> Target:
-    return replace(make_target(bundle, classifier, form=form), reduction=reduction, unit=unit)
+    target = make_target(bundle, classifier, form=form, realism_weight=float(realistic))
+    return replace(target, reduction=reduction, unit=unit)
 
 
 @cache
@@ -346,7 +352,8 @@ def _bytes_a_chain(plan: Plan) -> int | None:
     params |= {"asked": jax.tree.map(jnp.asarray, job.asked)}
     compiled = jax.jit(_function(plan, job)).lower(params, z)
     analysis = compiled.compile().memory_analysis()
-    return None if analysis is None else analysis.temp_size_in_bytes // size
+    each = None if analysis is None else analysis.temp_size_in_bytes // size
+    return None if each is None else each * plan.settings.replicas
 
 
 def _function(plan: Plan, job: ClassJob) -> Callable[[Any, Array], Evaluation]:
@@ -361,6 +368,7 @@ def _parameters(plan: Plan, job: ClassJob) -> dict[str, Any]:
         job.likelihood_weight,
         seen=plan.photograph,
         wanted=plan.unit,
+        realism_weight=plan.settings.realism,
     )
     return {"target": target.params}
 
@@ -449,6 +457,7 @@ def _run_batch(
             chain_params={"asked": asked},
             group_size=_size_together(groups),
             devices=devices,
+            prior=plan.bundle.prior,
         )
     if settings.method == "map" and not first:
         warn_of_stuck(plan, jobs_of_chains, before, result.state, bounds)
@@ -481,6 +490,7 @@ def _part(plan: Plan, batch: Batch, result: ChainResult) -> Part:
     acceptance = np.asarray(result.acceptance_rate, np.float32)
     if no_acceptance or result.step <= result.warmup_steps:
         acceptance = np.full_like(acceptance, np.nan)
+    replicas = result.state.replicas
     return Part(
         groups=np.array(batch, np.int64),
         codes=codes,
@@ -496,6 +506,9 @@ def _part(plan: Plan, batch: Batch, result: ChainResult) -> Part:
         gradient_evaluations=result.gradient_evaluations,
         interrupted=result.interrupted,
         faults=np.asarray(result.state.faults),
+        exchanges_offered=None if replicas is None else np.asarray(replicas.offered),
+        exchanges_accepted=None if replicas is None else np.asarray(replicas.accepted),
+        arrivals=None if replicas is None else np.asarray(replicas.arrivals),
     )
 
 

@@ -29,10 +29,10 @@ CLIP_SCOPES = ("class", "all")
 # p(class) 0.94 in the mean, as exact draws of the posterior have it; with 16 it is 0.77, with one
 # 0.10. They cost as much as 30 gradients (gradgen/inference/README.md).
 START_CANDIDATES = 64
-# Settings of evidence other than classes, which a record leaves out where they are not used.
+# Settings of evidence other than classes, which a record leaves out at their defaults.
 OTHER_EVIDENCE = (
     *("match", "noise", "mask", "downscaled", "start"),
-    *("unit", "unit_value", "unit_noise"),
+    *("unit", "unit_value", "unit_noise", "realism"),
 )
 PRECISIONS = ("float32", "bfloat16")
 DGN_AM_ITERATIONS = 200  # Nguyen et al. 2016, their published settings
@@ -117,6 +117,11 @@ class SampleSettings(SamplerSettings):
         None, help="β in p(class|image)^β p(z); 1 is the posterior.", panel=TARGET, least=0,
         default_text="the bundle's recommendation",
     )  # fmt: skip
+    realism: float = setting(
+        0.0, help="γ in p(z)·exp(γ d): d, the log-odds of the bundle's discriminator, says how "
+        "real a picture looks. Its score is no independent judge of such pictures.",
+        panel=TARGET, least=0,
+    )  # fmt: skip
     clip_sigmas: float | None = setting(
         None, help="Box: mean ± this many standard deviations.", panel=CLIPPING, above=0,
         default_text="3, or the file's",
@@ -152,12 +157,12 @@ class SampleSettings(SamplerSettings):
     )
 
     def to_json(self) -> dict[str, Any]:
-        """As :meth:`Settings.to_json`, without photographs and units where there are none."""
-        values = super().to_json()
+        """As :meth:`Settings.to_json`, without other evidence than classes where there is none."""
+        known = settings_of(type(self))
         return {
             name: value
-            for name, value in values.items()
-            if value is not None or name not in OTHER_EVIDENCE
+            for name, value in super().to_json().items()
+            if name not in OTHER_EVIDENCE or value != known[name].default
         }
 
     @classmethod
@@ -185,6 +190,10 @@ class SampleSettings(SamplerSettings):
         if self.match is not None and self.preset is not None:
             raise UsageError(
                 f"`preset={self.preset}` climbs a class's logit; drop it, or drop `match`"
+            )
+        if self.realism and self.preset is not None:
+            raise UsageError(
+                f"`preset={self.preset}` climbs a logit, not a density; drop it, or drop `realism`"
             )
         repeated = {name for name in self.classes if self.classes.count(name) > 1}
         if repeated:

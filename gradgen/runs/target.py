@@ -2,7 +2,8 @@
 
 A class is evidence: Xu, Acuna & Duvenaud's posterior p(z | class) is the one with beta = 1 and the
 prior N(0, I). Another beta makes the power posterior p(class | g(z))^beta p(z), whose pictures are
-more plainly of the class. :mod:`gradgen.evidence` holds what else can be asked for.
+more plainly of the class. :mod:`gradgen.evidence` holds what else can be asked for. That a picture
+is to look real adds gamma times a discriminator's log-odds to any of it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gradgen.evidence import photograph, unit
+from gradgen.evidence import photograph, realism, unit
 from gradgen.evidence.classes import Form, single_class
 from gradgen.evidence.photograph import Photograph
 from gradgen.evidence.unit import Unit, WantedUnit
@@ -39,6 +40,7 @@ class Target:
         form: of a composed class; ``None`` for a plain one.
         reduction: of a photograph (:class:`gradgen.evidence.photograph.Photograph`); 0 without.
         unit: of the classifier that is to be high, or ``None``.
+        realistic: whether pictures are to look real.
     """
 
     params: dict[str, Any]
@@ -49,7 +51,9 @@ class Target:
     form: Form | None = None
     reduction: int = 0
     unit: Unit | None = None
+    realistic: bool = False
     _layers: Callable[[Any, Array], dict[str, Array]] | None = None
+    _discriminate: Callable[[Any, Array], Array] | None = None
 
     def log_density(self, params: dict[str, Any], asked: Asked, z: Array) -> tuple[Array, Array]:
         """Unnormalised log density and log-likelihood of codes.
@@ -63,6 +67,7 @@ class Target:
         Returns (log_density (chains,), log_likelihood (chains,)): beta * log p(class | g(z)) +
         log p(z), a normal's with its constant, and log p(class | g(z)) alone. The
         likelihoods of a photograph and of a unit are added to both; their weight is their noise.
+        Realism, gamma * d(g(z)), is added to the density alone.
         """
         return self._densities(params, asked, z)[:2]
 
@@ -75,6 +80,8 @@ class Target:
         features = log_p @ _feature_vectors(log_p.shape[-1])
         log_likelihood = self._evidence(log_p, asked)
         log_density = params["likelihood_weight"] * log_likelihood + self._log_prior(z)
+        if self.realistic:
+            log_density = log_density + self._realism(params, params["discriminator"], images)
         if self.reduction or self.unit is not None:
             more = self._more(params, params["classifier"], images)
             return log_density + more, log_likelihood + more, features
@@ -82,12 +89,14 @@ class Target:
 
     def weighted_log_likelihood(self, params: dict[str, Any], asked: Asked, z: Array) -> Array:
         """(chains,) the log density without the prior's: beta * log p(class | g(z)), and what a
-        photograph and a unit add (arguments as for :meth:`log_density`)."""
+        photograph, a unit and realism add (arguments as for :meth:`log_density`)."""
         images = self._generate(params["generator"], z)
         log_p = self._classify(params["classifier"], images)
         weighted: Array = params["likelihood_weight"] * self._evidence(log_p, asked)
         if self.reduction or self.unit is not None:
             weighted = weighted + self._more(params, params["classifier"], images)
+        if self.realistic:
+            weighted = weighted + self._realism(params, params["discriminator"], images)
         return weighted
 
     def value_and_grad(self, params: dict[str, Any], asked: Asked, z: Array) -> Evaluation:
@@ -118,7 +127,8 @@ class Target:
         dtype = jnp.dtype(precision)
         coarse = {
             name: jax.tree.map(lambda leaf: leaf.astype(dtype), params[name])
-            for name in ("generator", "classifier")
+            for name in ("generator", "classifier", "discriminator")
+            if name in params
         }
 
         def total(z: Array) -> Array:
@@ -130,11 +140,17 @@ class Target:
             images = self._generate(coarse["generator"], z.astype(dtype))
             return self._more(params, coarse["classifier"], images).sum()
 
+        def of_realism(z: Array) -> Array:
+            images = self._generate(coarse["generator"], z.astype(dtype))
+            return self._realism(params, coarse["discriminator"], images).sum()
+
         log_density, log_likelihood, features = self._densities(params, asked, z)
         of_prior = jax.grad(lambda z: self._log_prior(z).sum())(z)
         gradient = params["likelihood_weight"] * jax.grad(total)(z) + of_prior
         if self.reduction or self.unit is not None:
             gradient = gradient + jax.grad(more)(z)
+        if self.realistic:
+            gradient = gradient + jax.grad(of_realism)(z)
         return Evaluation(log_density, gradient, log_likelihood, features)
 
     def dgn_am_value_and_grad(self, params: dict[str, Any], asked: Asked, z: Array) -> Evaluation:
@@ -170,6 +186,11 @@ class Target:
             activation = activation.astype(jnp.promote_types(jnp.float32, activation.dtype))
             total = total + unit.log_likelihood(params["unit"], activation)
         return total
+
+    def _realism(self, params: dict[str, Any], discriminator: Any, images: Array) -> Array:
+        """gamma * d(image) (chains,); ``discriminator``: its parameters."""
+        assert self._discriminate is not None
+        return params["realism"] * realism.log_odds(self._discriminate(discriminator, images))
 
     def likelihoods(
         self, params: dict[str, Any], asked: Asked, images: Array, log_p: Array
@@ -255,6 +276,7 @@ def make_target(
     form: Form | None = None,
     seen: Photograph | None = None,
     wanted: WantedUnit | None = None,
+    realism_weight: float = 0.0,
 ) -> Target:
     """The target of a bundle's generator and a classifier (the bundle's own by default).
 
@@ -263,8 +285,13 @@ def make_target(
         form: of a composed class; ``None`` for a plain one.
         seen: a photograph that the pictures are to match, or ``None``.
         wanted: a unit of the classifier that is to be high, or ``None``.
+        realism_weight: γ; 0 leaves the discriminator out, and needs none.
+
+    Raises:
+        UsageError: γ is not 0, and the bundle has no discriminator.
     """
     classifier = classifier or bundle.classifier
+    critic = bundle.discriminator if realism_weight else None
     return Target(
         params={
             "generator": bundle.generator.params,
@@ -272,6 +299,11 @@ def make_target(
             "likelihood_weight": jnp.float32(likelihood_weight),
             **({} if seen is None else {"photograph": seen.params}),
             **({} if wanted is None else {"unit": wanted.params}),
+            **(
+                {}
+                if critic is None
+                else {"discriminator": critic.params, "realism": jnp.float32(realism_weight)}
+            ),
         },
         _generate=bundle.generator.apply,
         _classify=classifier.apply,
@@ -280,5 +312,7 @@ def make_target(
         form=form,
         reduction=0 if seen is None else seen.reduction,
         unit=None if wanted is None else wanted.unit,
+        realistic=critic is not None,
         _layers=classifier.layers,
+        _discriminate=None if critic is None else critic.apply,
     )

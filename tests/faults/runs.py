@@ -44,6 +44,7 @@ CASES = [
     Case("two classes", {"classes": ("red", "blue"), "method": "mala"}),
     Case("animation", {"classes": ("red", "blue"), "method": "mala"}, animate=True),
     Case("many chains", {"classes": ("red", "blue"), "method": "mala"}, most=3),
+    Case("replicas", {"classes": ("red",), "method": "mala", "budget": 18, "replicas": 3}),
     Case("two hosts", {"classes": ("red", "blue"), "method": "mala"}, hosts=2),
 ]
 

@@ -14,6 +14,7 @@ import pytest
 from scipy import stats
 
 from gradgen.inference import Evaluation
+from gradgen.networks.prior import STANDARD_NORMAL
 from tests import targets
 
 ALPHA = 1e-4
@@ -66,9 +67,21 @@ def test_gaussian_with_covariance(name):
     assert_standard_normal(np.linalg.solve(root, gap.T).T)
 
 
-def test_trajectories_on_a_gaussian_of_condition_number_1000():
+@pytest.mark.parametrize(
+    ("width", "given"),
+    [
+        (2.0, {"method": "hmc", "step_size": 0.035, "budget": 1100}),
+        (1.0, {"method": "hmc", "step_size": 0.04, "num_integration_steps": 8, "budget": 480}),
+        (1.0, {"method": "mala", "step_size": 0.0012, "budget": 300}),
+        (1.0, {"method": "hmc", "step_size": 0.035, "budget": 900, "replicas": 3}),
+    ],
+    ids=["trajectories", "hmc", "mala", "replicas"],
+)
+def test_a_gaussian_of_condition_number_1000(width, given):
     """Eight directions with variances from 0.001 to 1, turned at random. A trajectory takes some
-    fifty steps; after twenty of them nothing is left of a start twice as wide."""
+    fifty steps; after twenty of them nothing is left of a start twice as wide. The others are too
+    slow for that: they start at draws from the target, and have to stay such draws. What a wrong
+    accept step does shows in the narrow directions, where they move by their whole width."""
     rotation = np.linalg.qr(np.random.default_rng(4).normal(size=(8, 8)))[0]
     root = rotation * np.sqrt(np.logspace(-3, 0, 8))
     precision = np.linalg.inv(root @ root.T)
@@ -78,13 +91,17 @@ def test_trajectories_on_a_gaussian_of_condition_number_1000():
         log_density = -0.5 * jax.numpy.sum(pull * z, axis=-1)
         return Evaluation(log_density, -pull, log_density)
 
-    z0 = 2 * np.random.default_rng(5).normal(size=(NUM_CHAINS, 8)) @ root.T
+    normal = np.random.default_rng(5).normal(size=(NUM_CHAINS, 8))
     result = targets.run(
-        value_and_grad, 8, NUM_CHAINS, z0=z0, method="hmc", step_size=0.035, budget=1100
-    )
+        value_and_grad, 8, NUM_CHAINS, z0=width * normal @ root.T, prior=STANDARD_NORMAL,
+        trace_length=20, block_size=1100, **given,
+    )  # fmt: skip
     assert 0.3 < result.acceptance_rate.mean() < 0.95
     draws = np.asarray(result.state.position, np.float64)
-    assert_standard_normal(np.linalg.solve(root, draws.T).T)
+    end = np.linalg.solve(root, draws.T).T
+    assert_standard_normal(end)
+    # the squared distance of independent draws is 2 a unit; the start twice as wide is farther off
+    assert np.mean((end[:, 0] - normal[:, 0]) ** 2) > 1.5
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -45,7 +45,7 @@ def chosen(log_likelihood, num_chains, num_candidates, draw=normal, code_size=1,
 
 
 def test_with_many_candidates_starts_are_draws_of_the_posterior():
-    num_chains, num_candidates = 4000, 2000
+    num_chains, num_candidates = 2000, 1000
     starts = chosen(observed, num_chains, num_candidates)[:, 0]
     shrunk = 1 / (1 + NOISE**2)
     posterior = stats.norm(SEEN * shrunk, NOISE * np.sqrt(shrunk))

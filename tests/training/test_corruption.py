@@ -5,6 +5,8 @@ import pytest
 
 from gradgen.training import corruption
 
+WAYS, PLAIN = corruption.CORRUPTIONS, corruption.PLAIN
+
 
 @pytest.fixture(scope="module")
 def photograph():
@@ -23,9 +25,24 @@ def test_each_way_gives_another_picture_of_the_same_shape(way, photograph):
     np.testing.assert_array_equal(spoilt, way(np.random.default_rng(1), photograph))
 
 
-def test_all_ways_are_taken(photograph):
-    many = np.repeat(photograph[None], 100, axis=0)
-    spoilt = corruption.corrupt(np.random.default_rng(2), many)
-    assert spoilt.shape == many.shape
-    # a few ways leave little to chance
-    assert len(np.unique(spoilt.reshape(100, -1), axis=0)) > 60
+def test_no_way_is_left_out_and_plain_pictures_come_twice(photograph, monkeypatch):
+    taken = []
+
+    def note(way):
+        def noted(rng, one):
+            taken.append(way.__name__)
+            return way(rng, one)
+
+        return noted
+
+    for name in ("CORRUPTIONS", "PLAIN"):
+        monkeypatch.setattr(corruption, name, tuple(map(note, getattr(corruption, name))))
+    corruption.corrupt(np.random.default_rng(2), np.repeat(photograph[None], 16, axis=0))
+    assert sorted(taken) == sorted(way.__name__ for way in (*WAYS, *PLAIN))
+
+
+def test_fewer_photographs_than_ways_are_all_spoilt(photograph):
+    three = np.repeat(photograph[None], 3, axis=0)
+    spoilt = corruption.corrupt(np.random.default_rng(3), three)
+    assert spoilt.shape == three.shape
+    assert (spoilt != three).any((1, 2, 3)).all()
