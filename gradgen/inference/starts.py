@@ -60,7 +60,8 @@ def choose_starts(
     layout = make_layout(len(keys), group_size, devices)
     filled = -(-len(keys) // layout.multiple) * layout.multiple
     own = padded((jax.random.key_data(keys), chain_params, bounds), filled)
-    best = jnp.full(filled, -jnp.inf), jnp.zeros((filled, code_size))
+    # of a strong type from the start, or the second piece would be compiled anew
+    best = jnp.full(filled, -jnp.inf, jnp.float32), jnp.zeros((filled, code_size))
     (best, own), params = place((best, own), params, layout)
     piece = at_once or num_candidates
     for begin in range(0, num_candidates, piece):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradgen.labels import Label, Labels
+from gradgen.networks.bounds import CodeStatistics
 from gradgen.networks.interfaces import Bundle, Classifier, Network, Parts
 from gradgen.weights.cards import Card
 
@@ -26,7 +27,14 @@ def _classify(params, images):
     return jax.nn.log_softmax(_logits(params, images))
 
 
-def make_bundle(generator=1.0, classifier=5.0):
+# What N(0, I) gives: every class's codes are alike.
+STATISTICS = CodeStatistics(
+    np.zeros((len(LABELS), CODE), np.float32), np.ones((len(LABELS), CODE), np.float32),
+    np.zeros(CODE, np.float32), np.ones(CODE, np.float32), LABELS, "tiny",
+)  # fmt: skip
+
+
+def make_bundle(generator=1.0, classifier=5.0, code_statistics=STATISTICS):
     """generator, classifier: what their weights are multiplied with."""
     colours = np.random.default_rng(0).standard_normal((CODE, 3)).astype(np.float32)
     card = Card("tiny", "bundle", likelihood_weight=1.0)
@@ -42,7 +50,7 @@ def make_bundle(generator=1.0, classifier=5.0):
         raise AssertionError("a run needs no such network")
 
     return Bundle(
-        name="tiny", code_size=CODE, image_size=SIDE, labels=LABELS, code_statistics=None,
-        code_floor=None, multiply_adds=1e6, card=card,
+        name="tiny", code_size=CODE, image_size=SIDE, labels=LABELS,
+        code_statistics=code_statistics, code_floor=None, multiply_adds=1e6, card=card,
         parts=Parts(lambda: made_generator, lambda: made_classifier, absent, absent),
     )  # fmt: skip

@@ -12,12 +12,13 @@ from gradgen.inference.traces import QUANTITIES
 from gradgen.runs import run
 from gradgen.runs.record import read_record, write_record
 from tests import fakes
+from tests.faults.runs import prepare
 from tests.runs.test_run import arrays, assert_same_results, stop_after
 
 GIVEN = {
     "start_candidates": 1,
-    "classes": ("goldfish", "beacon"),
-    "bundle": "tiny64",
+    "classes": ("red", "blue"),
+    "bundle": "tiny",
     "method": "mala",
     "budget": 20,
     "num_chains": 2,
@@ -25,6 +26,13 @@ GIVEN = {
     "trace_length": 7,  # windows of 3 steps, the last one of 2; then windows of 6
     "seed": 7,
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tiny():
+    with pytest.MonkeyPatch.context() as patch:
+        prepare(patch)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +76,7 @@ def test_an_extended_run_has_the_bits_of_one_begun_with_both_budgets(short, tmp_
     (words,) = record.extended
     assert "budget from 20 to 40; the warm-up stays that of 20" in words
     # its pictures' recipes know of it, and it can be extended again
-    picture = short / "beacon-01.png"
+    picture = short / "blue-01.png"
     again = run.from_recipe(picture, {}, out=tmp_path / "again").execute()
     assert run.same_pixels(picture, again.images[0])[0]
     assert run.resume(short, {"budget": 60}).plan.settings.warmup_budget == 20
@@ -79,7 +87,7 @@ def test_without_a_warm_up_it_has_the_bits_of_one_begun_with_the_larger_budget(
     method, step_size, tmp_path
 ):
     fixed = {"method": method, "step_size": step_size, "trace_length": 1000}
-    fixed["classes"] = ("beacon",)
+    fixed["classes"] = ("blue",)
     longer = begun(tmp_path / "short", **fixed)
     run.resume(longer, {"budget": 40}).execute()
     assert_same_results(longer, begun(tmp_path / "long", budget=40, **fixed))
@@ -108,13 +116,13 @@ def test_an_extension_that_is_interrupted_is_resumed(short, tmp_path):
 
 
 def test_pictures_are_named_anew_where_their_numbers_get_another_digit(tmp_path):
-    given = {"classes": ("beacon",), "method": "map", "num_chains": 1, "budget": 1}
+    given = {"classes": ("blue",), "method": "map", "num_chains": 1, "budget": 1}
     folder = begun(tmp_path / "run", **given)
-    assert (folder / "beacon-00.png").is_file()
+    assert (folder / "blue-00.png").is_file()
     run.resume(folder, {"num_chains": 101}).execute()
     names = read_record(folder).pictures
-    assert len(names) == 101 and "beacon-100.png" in names
-    assert sorted(path.name for path in folder.glob("beacon*.png")) == sorted(names)
+    assert len(names) == 101 and "blue-100.png" in names
+    assert sorted(path.name for path in folder.glob("blue*.png")) == sorted(names)
 
 
 def test_what_cannot_be_extended_is_said_plainly(short, tmp_path, capsys):
@@ -133,7 +141,7 @@ def test_what_cannot_be_extended_is_said_plainly(short, tmp_path, capsys):
     shutil.rmtree(short / "states")
     assert main(["sample", "--resume", str(short), "--budget", "40"]) == 2
     assert "finished by an earlier version" in capsys.readouterr().err
-    preset = {"classes": ("beacon",), "method": "map", "preset": "dgn-am", "num_chains": 1}
+    preset = {"classes": ("blue",), "method": "map", "preset": "dgn-am", "num_chains": 1}
     preset["start_candidates"] = None
     refused(begun(tmp_path / "preset", **preset), "`preset=dgn-am` end with", budget=40)
 
