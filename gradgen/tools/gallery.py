@@ -1,7 +1,7 @@
 """Draws a bundle's gallery: `python -m gradgen.tools.gallery`. Nothing is picked by hand.
 
 Chains 0 to 5 of ten classes at seed 0, the same ten that the choice of the likelihood weight looks
-at, at the bundle's own settings. A JPEG, since the grid as PNG would be several times larger.
+at, at the defaults but for a smaller budget. A JPEG, since the grid as PNG would be several times larger.
 """
 
 from __future__ import annotations
@@ -21,9 +21,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bundle", default="tiny64")
     bundle = parser.parse_args().bundle
-    samples = gradgen.sample(
-        bundle, EMBEDDED_CLASSES, method="mala", num_chains=NUM_CHAINS, budget=BUDGET
-    )
+    samples = gradgen.sample(bundle, EMBEDDED_CLASSES, num_chains=NUM_CHAINS, budget=BUDGET)
     buffer = io.BytesIO()
     samples.grid().save(buffer, "JPEG", quality=QUALITY, optimize=True)
     path = weights_dir() / bundle / "gallery.jpg"
