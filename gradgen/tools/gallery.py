@@ -1,7 +1,8 @@
 """Draws a bundle's gallery: `python -m gradgen.tools.gallery`. Nothing is picked by hand.
 
 Chains 0 to 5 of ten classes at seed 0, the same ten that the choice of the likelihood weight looks
-at, at the defaults but for a smaller budget. A JPEG, since the grid as PNG would be several times larger.
+at, at the defaults but for a smaller budget. A JPEG, since the grid as PNG would be several times
+larger.
 """
 
 from __future__ import annotations
