@@ -1,19 +1,25 @@
 """A bundle of functions whose posterior is known: two numbers, three classes."""
 
+from functools import partial
+from pathlib import Path
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 import gradgen
 
 SIDE = 4
+# For commands in processes of their own, which have little to compile: pictures of 64 x 64.
+WIDE = f"{Path(__file__).resolve()}:wide_plane"
 # Logits of the three classes are linear in the code.
 KERNEL = np.array([[1.5, -1.0, 0.2], [0.3, 0.8, -1.2]], np.float32)
 
 
-def generate(params, z):
+def generate(params, z, side=SIDE):
     """Codes (n, 2) -> pictures whose red is the first number, whose green is the second."""
     colours = jnp.concatenate([z * params["scale"], jnp.zeros((len(z), 1))], axis=1)
-    return jnp.broadcast_to(colours[:, None, None, :], (len(z), SIDE, SIDE, 3))
+    return jnp.broadcast_to(colours[:, None, None, :], (len(z), side, side, 3))
 
 
 def classify(params, images):
@@ -33,6 +39,16 @@ def plane(**more):
         "name": "plane",
     }
     return gradgen.Bundle.from_functions(**(given | more))
+
+
+def wide_plane():
+    """The bundle with larger pictures, and with an encoder and a discriminator."""
+    return plane(
+        generator=partial(generate, side=64),
+        encoder=lambda images: images.mean(axis=(1, 2))[:, :2] / 0.1,
+        discriminator=lambda images: jax.nn.log_sigmoid(images.mean(axis=(1, 2, 3))),
+        image_size=64,
+    )
 
 
 def probabilities(z):

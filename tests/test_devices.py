@@ -14,6 +14,8 @@ from gradgen import runtime
 from gradgen.images import decode
 from gradgen.runs import run
 from gradgen.runs.record import read_record
+from tests.faults.runs import prepare
+from tests.own_networks import WIDE
 
 PROGRAM = """
 import sys
@@ -22,11 +24,12 @@ configure()
 import jax, numpy as np
 import gradgen
 assert jax.local_device_count() == int(sys.argv[1]), jax.devices()
+bundle, statistics, *classes = sys.argv[3:]
 found = gradgen.sample(
-    "tiny64", ["goldfish", "beacon"], "hmc", 7, 1, budget=20, num_integration_steps=4,
-    chain_group=2, clip_mode="reject", start_candidates=4,
+    bundle, classes, "hmc", 7, 1, budget=20, num_integration_steps=4,
+    chain_group=2, clip_mode="reject", statistics=statistics or None, start_candidates=4,
 )
-scores = gradgen.score(found.images, batch_size=4)
+scores = gradgen.score(found.images, bundle, batch_size=4)
 np.savez(
     sys.argv[2], codes=found.codes, images=found.images, scores=scores.log_probabilities,
     **found.traces.to_arrays(),
@@ -34,8 +37,8 @@ np.savez(
 """
 
 
-def sampled(devices, path):
-    """The arrays of a run on so many host devices.
+def sampled(devices, path, *given):
+    """The arrays of a run of a bundle (its name, a file of bounds, classes) on so many devices.
 
     XLA's thread pool has at least as many threads as there are devices, and the last bits of a
     product depend on the number of threads: NPROC sets it to one for all.
@@ -43,7 +46,7 @@ def sampled(devices, path):
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     flags += f" {runtime.CPU_FLAGS.get('0.10', '')}"
     subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(devices), str(path)],
+        [sys.executable, "-c", PROGRAM, str(devices), str(path), *given],
         env={**os.environ, "NPROC": "8", "XLA_FLAGS": flags.strip()},
         check=True,
         timeout=200,
@@ -52,9 +55,19 @@ def sampled(devices, path):
         return dict(stored)
 
 
-def test_one_and_eight_devices_give_the_same_bits(tmp_path):
+@pytest.mark.parametrize(
+    "given",
+    [
+        (WIDE, "bounds.txt", "alpha", "beta"),
+        pytest.param(("tiny64", "", "goldfish", "beacon"), marks=pytest.mark.slow),
+    ],
+    ids=lambda given: given[2],
+)
+def test_one_and_eight_devices_give_the_same_bits(given, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.savetxt("bounds.txt", [3.0, 3.0])  # upper ones; the lower ones are 0
     # 8 groups: one a device; or eight on one
-    one, eight = (sampled(count, tmp_path / f"{count}.npz") for count in (1, 8))
+    one, eight = (sampled(count, tmp_path / f"{count}.npz", *given) for count in (1, 8))
     assert one.keys() == eight.keys()
     for name, values in one.items():
         np.testing.assert_array_equal(values, eight[name], err_msg=name)
@@ -64,16 +77,13 @@ def test_one_and_eight_devices_give_the_same_bits(tmp_path):
 @pytest.fixture
 def many(monkeypatch):
     """Runs of more than three chains count as too large for the memory."""
-    monkeypatch.setattr(run, "STREAMED", 3)
-    monkeypatch.setattr(run, "KEPT", 4)
-    monkeypatch.setattr(run, "FOLDER_SIZE", 2)
-    monkeypatch.setattr(run, "CHECKPOINT_INTERVAL", 0.0)
+    prepare(monkeypatch, most=3)
 
 
 GIVEN = {
     "start_candidates": 1,
-    "classes": ("goldfish", "beacon"),
-    "bundle": "tiny64",
+    "classes": ("red", "blue"),
+    "bundle": "tiny",
     "method": "mala",
     "budget": 20,
     "num_chains": 5,
@@ -101,7 +111,7 @@ def test_a_streamed_run_writes_what_a_small_one_does(many, tmp_path, monkeypatch
     # what is kept are the first chains of each class; the means are over all
     assert samples.chain.tolist() == [0, 1, 0, 1]
     assert record.pictures == tuple(
-        f"pictures/0000/{name}-0{chain}.png" for name in ("goldfish", "beacon") for chain in (0, 1)
+        f"pictures/0000/{name}-0{chain}.png" for name in ("red", "blue") for chain in (0, 1)
     )
     np.testing.assert_array_equal(samples.images, small.images[[0, 1, 5, 6]])
     for mine, theirs in zip(record.classes, small.record.classes, strict=True):
@@ -116,8 +126,8 @@ def test_a_streamed_run_writes_what_a_small_one_does(many, tmp_path, monkeypatch
 
 @pytest.mark.slow
 def test_a_streamed_picture_is_made_again_from_its_recipe(many, tmp_path):
-    run.begin({**GIVEN, "classes": ("beacon",)}, out=tmp_path / "run").execute()
-    picture = tmp_path / "run" / "pictures" / "0001" / "beacon-03.png"
+    run.begin({**GIVEN, "classes": ("blue",)}, out=tmp_path / "run").execute()
+    picture = tmp_path / "run" / "pictures" / "0001" / "blue-03.png"
     samples = run.from_recipe(picture, {}, out=tmp_path / "again").execute()
     assert run.same_pixels(picture, samples.images[0])[0]
     run.begin({**GIVEN, "num_chains": 1}, out=tmp_path / "run", force=True).execute()

@@ -6,9 +6,9 @@ import socket
 import subprocess
 import sys
 
+import hypothesis
 import numpy as np
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 
 from gradgen import load_bundle, score
@@ -18,11 +18,10 @@ from gradgen.hosts import Hosts, connect
 from gradgen.images import decode, find_images
 from gradgen.runs import run
 from gradgen.runs.record import read_record
+from tests.own_networks import WIDE
 
-GIVEN = {
+SHORT = {
     "start_candidates": 1,
-    "classes": ("goldfish", "beacon"),
-    "bundle": "tiny64",
     "method": "mala",
     "budget": 20,
     "num_chains": 4,
@@ -32,10 +31,24 @@ GIVEN = {
 }
 
 
+@pytest.fixture(
+    scope="module",
+    params=[
+        (WIDE, "alpha", "beta"),
+        pytest.param(("tiny64", "goldfish", "beacon"), marks=pytest.mark.slow),
+    ],
+    ids=["plane", "tiny64"],
+)
+def given(request):
+    """Settings of a run of two classes."""
+    bundle, *classes = request.param
+    return SHORT | {"bundle": bundle, "classes": tuple(classes)}
+
+
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole(given, tmp_path_factory):
     """A run of one host alone: its folder."""
-    begun = run.begin(GIVEN, out=tmp_path_factory.mktemp("whole") / "run")
+    begun = run.begin(given, out=tmp_path_factory.mktemp("whole") / "run")
     begun.execute()
     return begun.folder
 
@@ -50,7 +63,7 @@ def assert_same_pictures(folder, other):
             np.testing.assert_array_equal(mine[name], theirs[name], err_msg=name)
 
 
-@given(st.integers(0, 1000), st.integers(1, 20))
+@hypothesis.given(st.integers(0, 1000), st.integers(1, 20))
 def test_hosts_share_everything_once_and_evenly(things, hosts):
     shares = [list(Hosts(index, hosts).share(things)) for index in range(hosts)]
     assert [thing for share in shares for thing in share] == list(range(things))
@@ -89,24 +102,24 @@ def free_port():
         return found.getsockname()[1]
 
 
-def test_two_processes_make_the_run_of_one(whole, tmp_path):
+def test_two_processes_make_the_run_of_one(given, whole, tmp_path):
     options = [
-        f"--{name.replace('_', '-')}={value}" for name, value in GIVEN.items() if name != "classes"
+        f"--{name.replace('_', '-')}={value}" for name, value in given.items() if name != "classes"
     ]
     out = tmp_path / "run"
-    classes = ["--class=goldfish", "--class=beacon"]
+    classes = [f"--class={name}" for name in given["classes"]]
     ended = two_processes("sample", *classes, f"--out={out}", "--json", *options)
     assert json.loads(ended[0][0])["num_hosts"] == 2  # nothing else on standard output
     assert_same_pictures(out, whole)
     assert not (out / "checkpoint").exists()
 
 
-def test_what_a_dead_host_leaves_is_finished_by_one_alone(whole, tmp_path, monkeypatch):
+def test_what_a_dead_host_leaves_is_finished_by_one_alone(given, whole, tmp_path, monkeypatch):
     monkeypatch.setattr(run, "CHECKPOINT_INTERVAL", 0.0)
     folder, session = tmp_path / "run", 11
-    given = {**GIVEN, "chain_batch": 2}  # two batches a host
-    first = run.begin(given, out=folder, hosts=Hosts(0, 2, session))
-    second = run.begin(given, out=folder, hosts=Hosts(1, 2, session))
+    batches = {**given, "chain_batch": 2}  # two batches a host
+    first = run.begin(batches, out=folder, hosts=Hosts(0, 2, session))
+    second = run.begin(batches, out=folder, hosts=Hosts(1, 2, session))
     steps = []
 
     def dies(block):
@@ -120,7 +133,7 @@ def test_what_a_dead_host_leaves_is_finished_by_one_alone(whole, tmp_path, monke
     samples = first.execute()
     assert samples.record.status == "interrupted"
     assert samples.record.silent_hosts == (1,)
-    resumed = run.resume(folder, {})
+    resumed = run.resume(folder, {"bundle": given["bundle"]})
     assert sorted(resumed.finished) == [0, 1, 2]
     assert [one.groups for one in resumed.checkpoints] == [(3,)]
     assert resumed.execute().record.finished
@@ -128,24 +141,24 @@ def test_what_a_dead_host_leaves_is_finished_by_one_alone(whole, tmp_path, monke
 
 
 @pytest.mark.slow
-def test_a_run_of_one_host_is_finished_by_two(whole, tmp_path, monkeypatch):
+def test_a_run_of_one_host_is_finished_by_two(given, whole, tmp_path, monkeypatch):
     monkeypatch.setattr(run, "CHECKPOINT_INTERVAL", 0.0)
     folder = tmp_path / "run"
     stops = iter([False, False, True])
     # all four groups in one batch, which is then torn apart between the hosts
-    run.begin({**GIVEN, "chain_batch": 8}, out=folder).execute(stop=lambda: next(stops))
-    given = {"chain_batch": 4}
-    hosts = [run.resume(folder, given, hosts=Hosts(index, 2, 5)) for index in range(2)]
+    run.begin({**given, "chain_batch": 8}, out=folder).execute(stop=lambda: next(stops))
+    batches = {"bundle": given["bundle"], "chain_batch": 4}
+    hosts = [run.resume(folder, batches, hosts=Hosts(index, 2, 5)) for index in range(2)]
     assert [one.groups for host in hosts for one in host.checkpoints] == [(0, 1), (2, 3)]
     assert hosts[1].take_part()
     assert hosts[0].execute().record.finished
     assert_same_pictures(folder, whole)
 
 
-def test_a_folder_that_is_not_shared_is_a_clear_error(tmp_path, monkeypatch):
+def test_a_folder_that_is_not_shared_is_a_clear_error(given, tmp_path, monkeypatch):
     monkeypatch.setattr("gradgen.hosts.SILENCE", 0.1)
     with pytest.raises(GradgenError, match="shared file system"):
-        run.begin(GIVEN, out=tmp_path / "mine", hosts=Hosts(1, 2, 3))
+        run.begin(given, out=tmp_path / "mine", hosts=Hosts(1, 2, 3))
 
 
 @pytest.mark.parametrize(
@@ -173,18 +186,20 @@ def test_without_a_cluster_distributed_says_what_to_give():
     assert "Traceback" not in ended.stderr
 
 
-def test_two_processes_score_and_measure_what_one_does(whole, tmp_path):
+def test_two_processes_score_and_measure_what_one_does(given, whole, tmp_path):
+    bundle = given["bundle"]
     pictures = sorted(whole.glob("*-0?.png"))
     broken = tmp_path / "broken.png"
     broken.write_bytes(pictures[0].read_bytes()[:200])
-    ended = two_processes("score", str(whole), "--json")
-    one = score([whole]).to_dict()
+    ended = two_processes("score", str(whole), "--json", f"--bundle={bundle}")
+    one = score([whole], bundle).to_dict()
     assert json.loads(ended[0][0]) == json.loads(json.dumps(one))
     assert len(one["images"]) > 4
 
     out = tmp_path / "stats.npz"
-    two_processes("stats", f"--images={whole}", f"--images={broken}", f"--out={out}")
-    alone = from_images(load_bundle("tiny64"), [*find_images([str(whole)]), broken])
+    images = [f"--images={path}" for path in (whole, broken)]
+    two_processes("stats", *images, f"--out={out}", f"--bundle={bundle}")
+    alone = from_images(load_bundle(bundle), [*find_images([str(whole)]), broken])
     shared = load_statistics(out)
     assert shared.record["count"] == alone.record["count"] == len(one["images"])
     assert shared.record["unreadable_files"] == alone.record["unreadable_files"]

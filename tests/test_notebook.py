@@ -8,10 +8,13 @@ from PIL import Image
 
 from gradgen import notebook
 from gradgen.scoring import GroupScore, ImageScore, Scores, UnreadableImage
+from tests.own_networks import WIDE
 
-CELL = """
+CELL = f"""
 import gradgen
-samples = gradgen.sample("tiny64", "beacon", "map", num_chains=2, budget=4, block_size=1)
+samples = gradgen.sample(
+    {WIDE!r}, "alpha", "map", num_chains=2, budget=4, block_size=1, clip=False
+)
 samples
 """
 
@@ -41,13 +44,13 @@ def test_a_cell_shows_samples_as_a_grid_and_progress_as_a_bar():
     shown = shown_by(CELL)
     bars = [html for kind, html in shown if "<progress" in html]
     assert shown[0] == ("display_data", bars[0])
-    assert 'value="10"' in bars[-1] and "beacon: 10 of 10 gradients, log p" in bars[-1]
+    assert 'value="10"' in bars[-1] and "alpha: 10 of 10 gradients, log p" in bars[-1]
     kind, html = shown[-1]
     assert kind == "execute_result"
     (data,) = re.findall(r'src="data:image/png;base64,([^"]*)"', html)
     with Image.open(io.BytesIO(base64.b64decode(data))) as grid:
         assert grid.width > 2 * 128
-    assert "<td>beacon</td><td>2</td>" in html
+    assert "<td>alpha</td><td>2</td>" in html
 
 
 def test_scores_show_groups_and_what_could_not_be_read():

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from gradgen.images import save_png
+from tests.own_networks import WIDE
 
 HALF_BLOCK = "▀"
 # What a program asks a terminal, and what one with sixels answers: its kind, a character's size.
@@ -81,8 +82,8 @@ def test_no_picture_is_shown_where_nobody_looks_or_wants_it(flag):
 
 
 def test_chains_are_seen_while_they_run_and_the_grid_at_the_end(tmp_path):
-    arguments = ["sample", "--class", "beacon", "-m", "map", "-n", "2", "--budget", "3"]
-    arguments += ["--block-size", "1", "--out", tmp_path / "run"]
+    arguments = ["sample", "--bundle", WIDE, "--class", "alpha", "-m", "map", "--no-clip"]
+    arguments += ["-n", "2", "--budget", "3", "--block-size", "1", "--out", tmp_path / "run"]
     shown = in_terminal(arguments)
     at_work, end = shown[: shown.rindex("3/3")], shown[shown.rindex("3/3") :]
     strips = [line for line in at_work.splitlines() if HALF_BLOCK in line]

@@ -16,6 +16,7 @@ from gradgen.cli.show import rows
 from gradgen.images import decode, read_recipe, save_png
 from gradgen.runs import run
 from gradgen.runs.plan import cpu_threads
+from tests.own_networks import WIDE
 
 
 def read_record(folder):
@@ -262,8 +263,8 @@ def test_an_unknown_precision_is_refused(capsys):
 
 
 def test_a_single_chain_is_told_of_in_the_singular(capsys, tmp_path):
-    arguments = ["sample", "--class", "beacon", "-m", "mala", "--budget", "1", "-n", "1"]
-    arguments += ["--step-size", "0.02"]
+    arguments = ["sample", "--bundle", WIDE, "--class", "alpha", "-m", "mala", "--budget", "1"]
+    arguments += ["-n", "1", "--step-size", "0.02"]
     assert main([*arguments, "--out", str(tmp_path / "run")]) == 0
     shown = capsys.readouterr()
     assert "; 1 chain; " in shown.err
