@@ -235,6 +235,8 @@ def _advice(found: ClassDiagnosis, settings: SampleSettings) -> list[str]:
                 f", or drop `num_integration_steps={settings.num_integration_steps}`: trajectories "
                 "of `trajectory_length` move farther"
             )
+        if settings.replicas == 1 and settings.clip_mode != "project":
+            more += "; if each chain stays in a look of its own, `replicas=3` lets them change"
         advice.append(f"{words}: {longer}{more}")
     if found.divergent:
         advice.append(

@@ -18,7 +18,7 @@ from gradgen.inference import (
     state_from_arrays,
     state_to_arrays,
 )
-from gradgen.inference.diagnostics import diagnose_traces, in_agreement
+from gradgen.inference.diagnostics import diagnose_traces, in_agreement, worst_r_hat
 from gradgen.inference.replicas import weights
 from gradgen.networks.prior import STANDARD_NORMAL
 from tests import targets
@@ -69,7 +69,7 @@ def test_plain_chains_miss_a_mode_and_agree_and_replicas_find_it():
 
     found = targets.run(
         two_modes, 2, 400, z0=in_the_lesser_mode(400), prior=STANDARD_NORMAL,
-        method="hmc", budget=1500, replicas=3, trace_length=10, block_size=500,
+        method="hmc", budget=1500, replicas=3, trace_length=100, block_size=500,
     )  # fmt: skip
     draws = np.asarray(found.state.position, np.float64)
     there = int(np.sum(draws[:, 0] > 0.5))
@@ -81,6 +81,15 @@ def test_plain_chains_miss_a_mode_and_agree_and_replicas_find_it():
     assert np.asarray(replicas.arrivals).mean() > 5
     rate = np.asarray(replicas.accepted.sum(0) / replicas.offered.sum(0))
     assert (rate > 0.2).all() and (rate < 1).all()
+
+    # where chains sit in different modes they disagree, and what diagnose recommends then helps
+    apart = in_the_lesser_mode(8) + np.repeat([[0.0, 0.0], MODES[1] - MODES[0]], 4, axis=0)
+    plain = targets.run(
+        two_modes, 2, 8, z0=apart, method="hmc", budget=1200, trace_length=200, block_size=1200
+    )
+    worst = worst_r_hat(diagnose_traces(plain.traces, plain.warmup_steps, plain.step))
+    some = found.traces.of(np.arange(8))
+    assert worst_r_hat(diagnose_traces(some, found.warmup_steps, found.step)) < 1.3 < worst
 
 
 def _mixture(x, axis):
