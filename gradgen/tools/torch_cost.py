@@ -58,7 +58,8 @@ def main() -> None:
     def called() -> None:
         jax.block_until_ready(compiled(images))
 
-    alone(), called()
+    alone()
+    called()
     pairs = np.array([(_seconds(alone), _seconds(called)) for _ in range(TURNS)])
     own, back = np.median(pairs, axis=0)
     print(f"gradient of {PICTURES} pictures: alone {own:.3f} s, called back {back:.3f} s, "
@@ -83,7 +84,8 @@ def main() -> None:
         sample(bundle, CLASS, "mala", PICTURES, budget=budget, step_size=0.01, start_candidates=1)
 
     jax.block_until_ready(evaluate(target.params, asked, z))
-    run(FEW), run(MANY)  # compiled
+    for budget in (FEW, MANY):  # to compile
+        run(budget)
     step = (_seconds(lambda: run(MANY)) - _seconds(lambda: run(FEW))) / (MANY - FEW)
     gradient = _seconds(gradients) / (MANY - FEW)
     print(f"step {step:.3f} s, its gradient {gradient:.3f} s, ratio {step / gradient:.3f}")
