@@ -194,10 +194,13 @@ def test_ctrl_c_leaves_pictures_and_a_run_that_resumes_to_the_same_bits(number, 
     options = [f"--{name.replace('_', '-')}={v}" for name, v in given.items() if name != "classes"]
     folder = tmp_path / "run"
     command = [sys.executable, "-m", "gradgen", "sample", "--class=beacon", f"--out={folder}"]
+    # A shell that runs the tests in the background has them ignore Ctrl-C, which children inherit.
+    before = signal.signal(number, signal.default_int_handler)
     process = subprocess.Popen(
         [*command, *options], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )  # fmt: skip
+    signal.signal(number, before)
     try:
         deadline = time.monotonic() + 120
         state = folder / "checkpoint" / "state-0000000.npz"

@@ -73,7 +73,8 @@ def test_texture_is_what_the_eye_cannot_see_from_afar():
     board = jnp.asarray((-1.0) ** (rows + columns))[None, ..., None]
     slow = jnp.asarray(np.cos(2 * np.pi * columns / 32))[None, ..., None]
     np.testing.assert_allclose(critics.texture_of(board)[:, 2:-2, 2:-2], board[:, 2:-2, 2:-2])
-    assert np.abs(critics.texture_of(0.3 + slow)).max() < 0.02
+    # of a wave of 32 pixels the filter leaves cos(pi / 32)^4 = 0.981, but at the border
+    assert np.abs(critics.texture_of(0.3 + slow)[:, 2:-2, 2:-2]).max() < 0.0192
 
 
 def test_a_place_of_the_critic_of_textures_sees_16_pixels():
