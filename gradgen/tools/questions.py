@@ -45,7 +45,7 @@ PAIRS = (
     ("monarch", "pizza"),
 )
 SHOWN = 3  # chains of each question in the picture; the figures are over all of them
-PHOTOGRAPH_OF, NOISE, FILL = "beacon", 0.1, 128
+PHOTOGRAPH_OF, NOISE, FILL = "beacon", 0.3, 128
 UNITS = ("conv4:17", "conv4:100", "fc7:3")
 MORPH = ("beacon", "pizza")
 
@@ -88,7 +88,7 @@ def inpainting(options: argparse.Namespace) -> Image.Image:
         Image.fromarray(photograph).save(photo)
         Image.fromarray(hidden).save(mask)
         drawn = gradgen.sample(
-            bundle, PHOTOGRAPH_OF, match=photo, mask=mask, noise=NOISE, start=photo,
+            bundle, PHOTOGRAPH_OF, "mala", match=photo, mask=mask, noise=NOISE,
             num_chains=options.chains, budget=options.budget,
         )  # fmt: skip
     job = drawn.record.classes[0]
