@@ -296,11 +296,7 @@ def _distance(features: np.ndarray, by_class: list[np.ndarray], seed: int) -> Va
 
     def statistic(rows: np.ndarray) -> float | None:
         kept = np.unique(rows)  # a picture drawn twice is no pair of like pictures
-        found = [
-            metrics.mean_cosine_distance(features[np.intersect1d(kept, own)]) for own in by_class
-        ]
-        known = [value for value in found if value is not None]
-        return float(np.mean(known)) if known else None
+        return metrics.mean_distance_within(features[np.intersect1d(kept, own)] for own in by_class)
 
     return _interval(statistic, by_class, seed)
 

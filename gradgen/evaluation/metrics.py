@@ -6,7 +6,7 @@ Features are (n, d), a row for each picture.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -48,6 +48,21 @@ def mean_cosine_distance(features: np.ndarray) -> float | None:
         return None
     total = np.sum(rows.sum(0) ** 2) - np.sum(rows**2)
     return float(1 - total / (n * (n - 1)))
+
+
+def mean_distance_within(classes: Iterable[np.ndarray]) -> float | None:
+    """Mean over classes of the mean cosine distance of a class's features (n, d).
+
+    Classes of fewer than two rows do not count; None where no other is left.
+    """
+    found = [mean_cosine_distance(features) for features in classes]
+    known = [value for value in found if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def by_class(features: np.ndarray, classes: np.ndarray) -> list[np.ndarray]:
+    """The rows (n, d) of each class that there is; classes: (n,)."""
+    return [features[classes == index] for index in np.unique(classes)]
 
 
 def vendi_score(features: np.ndarray) -> float:

@@ -219,7 +219,9 @@ def measure(
     ):
         log_p, seen = judge(classifier, images, watch(f"judging {name}", len(images)))
         report["posterior"] |= _agreement(name, log_p, labels, bundle.labels, classifier.labels)
-        report["posterior"][f"{name}_distance"] = _mean_over_classes(seen, labels)
+        report["posterior"][f"{name}_distance"] = metrics.mean_distance_within(
+            metrics.by_class(seen, labels)
+        )
         of_classes[name] = seen
     report["fidelity"] |= _fidelity(
         "samples", of_classes["samples"], of_classes["photographs"], seed
@@ -289,12 +291,6 @@ def whiteness(codes: np.ndarray) -> dict[str, float | None]:
 def _paired_distance(features: np.ndarray, others: np.ndarray) -> float:
     """Mean cosine distance of each row to its own partner."""
     return float(1 - np.sum(metrics.unit_rows(features) * metrics.unit_rows(others), 1).mean())
-
-
-def _mean_over_classes(features: np.ndarray, labels: np.ndarray) -> float | None:
-    found = [metrics.mean_cosine_distance(features[labels == c]) for c in np.unique(labels)]
-    known = [value for value in found if value is not None]
-    return float(np.mean(known)) if known else None
 
 
 def _agreement(

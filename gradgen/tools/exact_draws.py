@@ -83,15 +83,7 @@ def named(
             for label in labels
             if (classes == label.index).any()
         },
-        "diversity": float(
-            np.mean(
-                [
-                    metrics.mean_cosine_distance(features[classes == index])
-                    for index in np.unique(classes)
-                    if (classes == index).sum() > 1
-                ]
-            )
-        ),
+        "diversity": metrics.mean_distance_within(metrics.by_class(features, classes)),
     }
 
 

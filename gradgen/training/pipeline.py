@@ -377,10 +377,11 @@ def _tell(on_note: OnNote) -> Callable[[dict[str, Any]], None]:
     """Say what a look at the generator found (:class:`gradgen.training.watch.Watch`)."""
 
     def tell(look: dict[str, Any]) -> None:
+        diversity = "not known" if look["diversity"] is None else f"{look['diversity']:.2f}"
         on_note(
             f"step {look['step']}: kernel distance {look['kid']:.4f} to held-out photographs; "
             f"lite0 calls {look['agreement']:.0%} of g(z) what z says, "
-            f"their diversity is {look['diversity']:.2f} of photographs'"
+            f"their diversity over that of photographs is {diversity}"
         )
 
     return tell

@@ -18,6 +18,7 @@ import numpy as np
 from gradgen.datasets import Dataset
 from gradgen.errors import GradgenError
 from gradgen.evaluation.fidelity import kernel_distance
+from gradgen.evaluation.metrics import by_class, mean_distance_within
 from gradgen.images import image_grid
 from gradgen.models.efficientnet import EfficientNetLite
 from gradgen.models.tiny64 import Generator, class_of_codes
@@ -52,12 +53,12 @@ class Watch:
         val: Dataset,
         seed: int,
         seconds: float = SECONDS,
-        on_look: Callable[[dict[str, float]], None] | None = None,
+        on_look: Callable[[dict[str, Any]], None] | None = None,
     ):
         self.folder, self.lite0, self.naming = folder, lite0, naming
         self.num_classes = len(val.classes)
         self.photographs = lite0_features(lite0, val.images[: 2 * PICTURES])
-        self.labels = val.labels[: 2 * PICTURES]
+        self.distance = mean_distance_within(by_class(self.photographs, val.labels[: 2 * PICTURES]))
         self.seed, self.seconds, self.on_look = seed, seconds, on_look
         self.last = -seconds
 
@@ -69,11 +70,11 @@ class Watch:
         classes = np.asarray(class_of_codes(jnp.asarray(codes), self.num_classes))
         features = lite0_features(self.lite0, images)
         named = np.asarray(self.naming(jnp.asarray(features))).argmax(1)
-        line = {
+        line: dict[str, Any] = {
             "step": step,
             "kid": kernel_distance(features, self.photographs),
             "agreement": float((named == classes).mean()),
-            "diversity": _within(features, classes) / _within(self.photographs, self.labels),
+            "diversity": self._diversity(features, classes),
         }
         best = min((look["kid"] for look in self.looks()), default=float("inf"))
         if line["kid"] < best:
@@ -108,6 +109,11 @@ class Watch:
         load_module(self.best, generator)
         return generator
 
+    def _diversity(self, features: np.ndarray, classes: np.ndarray) -> float | None:
+        """Mean distance within classes over that of photographs; None where they are too few."""
+        distance = mean_distance_within(by_class(features, classes))
+        return distance / self.distance if distance is not None and self.distance else None
+
     def _draw(self, step: int, images: np.ndarray, classes: np.ndarray) -> None:
         rows = [np.flatnonzero(classes == index)[:COLUMNS] for index in range(self.num_classes)]
         full = [row for row in rows if len(row) == COLUMNS][:ROWS]
@@ -116,15 +122,3 @@ class Watch:
         path = self.folder / "looks" / f"{step:06d}.png"
         path.parent.mkdir(exist_ok=True)
         image_grid(images[np.concatenate(full)], COLUMNS).save(path, optimize=True)
-
-
-def _within(features: np.ndarray, classes: np.ndarray) -> float:
-    """The mean cosine distance of two pictures of one class, over classes with two or more."""
-    rows = features / (np.linalg.norm(features, axis=1, keepdims=True) + 1e-6)
-    distances = []
-    for index in np.unique(classes):
-        own = rows[classes == index]
-        if len(own) > 1:
-            cosines = own @ own.T
-            distances.append(1 - (cosines.sum() - np.trace(cosines)) / (len(own) * (len(own) - 1)))
-    return float(np.mean(distances))

@@ -19,6 +19,15 @@ def test_cosine_distance_is_scipys():
     )
 
 
+def test_distance_within_is_the_mean_over_classes_that_have_pairs():
+    rows, classes = RNG.standard_normal((9, 5)), np.array([0, 0, 0, 3, 3, 3, 3, 7, 0])
+    groups = metrics.by_class(rows, classes)
+    np.testing.assert_array_equal(groups[1], rows[3:7])
+    each = [pdist(rows[classes == index], "cosine").mean() for index in (0, 3)]
+    assert metrics.mean_distance_within(groups) == pytest.approx(np.mean(each))
+    assert metrics.mean_distance_within([rows[:1]]) is None
+
+
 def test_vendi_score_counts_what_is_different():
     assert metrics.vendi_score(np.ones((7, 3))) == pytest.approx(1)
     assert metrics.vendi_score(np.eye(6)) == pytest.approx(6)

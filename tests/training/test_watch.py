@@ -37,10 +37,19 @@ def test_the_nearest_to_photographs_is_kept(tmp_path, monkeypatch):
         watch(100 * seed, generator_of(seed))
     assert [look["kid"] for look in watch.looks()] == [0.5, 0.2, 0.3]
     assert 0 <= watch.looks()[0]["agreement"] <= 1
+    assert watch.looks()[0]["diversity"] > 0
     kept = make_watch(tmp_path).load_best(generator_of(0))  # as a resumed training will find it
     np.testing.assert_array_equal(kept.fc1.kernel[...], generator_of(2).fc1.kernel[...])
     with Image.open(tmp_path / "looks" / "000200.png") as picture:
         assert picture.size == (10 * 66 + 2, 2 * 66 + 2)
+
+
+def test_diversity_is_not_known_of_single_photographs(tmp_path, monkeypatch):
+    monkeypatch.setattr(watching, "PICTURES", 1)  # and two photographs, one a class
+    watch = make_watch(tmp_path)
+    monkeypatch.setattr(watching, "kernel_distance", lambda *_: 0.5)
+    watch(1, generator_of(1))
+    assert watch.looks()[0]["diversity"] is None
 
 
 def test_looks_are_some_time_apart_but_the_last_one_is_taken(tmp_path, monkeypatch):
