@@ -78,26 +78,34 @@ class Target:
         images = self._generate(params["generator"], z)
         log_p = self._classify(params["classifier"], images)
         features = log_p @ _feature_vectors(log_p.shape[-1])
-        log_likelihood = self._evidence(log_p, asked)
-        log_density = params["likelihood_weight"] * log_likelihood + self._log_prior(z)
-        if self.realistic:
-            log_density = log_density + self._realism(params, params["discriminator"], images)
+        weighted, log_likelihood = self.likelihoods(params, asked, images, log_p)
+        return weighted + self._log_prior(z), log_likelihood, features
+
+    def likelihoods(
+        self, params: dict[str, Any], asked: Asked, images: Array, log_p: Array
+    ) -> tuple[Array, Array]:
+        """Log-likelihood (chains,) of all the evidence, as the density takes it and unweighted.
+
+        Args:
+            params, asked: as for :meth:`log_density`.
+            images: the generator's, (chains, S, S, 3).
+            log_p: the classifier's log-probabilities of them, (chains, classes).
+        """
+        plain = self._evidence(log_p, asked)
+        weighted = params["likelihood_weight"] * plain
         if self.reduction or self.unit is not None:
             more = self._more(params, params["classifier"], images)
-            return log_density + more, log_likelihood + more, features
-        return log_density, log_likelihood, features
+            weighted, plain = weighted + more, plain + more
+        if self.realistic:
+            weighted = weighted + self._realism(params, params["discriminator"], images)
+        return weighted, plain
 
     def weighted_log_likelihood(self, params: dict[str, Any], asked: Asked, z: Array) -> Array:
         """(chains,) the log density without the prior's: beta * log p(class | g(z)), and what a
         photograph, a unit and realism add (arguments as for :meth:`log_density`)."""
         images = self._generate(params["generator"], z)
         log_p = self._classify(params["classifier"], images)
-        weighted: Array = params["likelihood_weight"] * self._evidence(log_p, asked)
-        if self.reduction or self.unit is not None:
-            weighted = weighted + self._more(params, params["classifier"], images)
-        if self.realistic:
-            weighted = weighted + self._realism(params, params["discriminator"], images)
-        return weighted
+        return self.likelihoods(params, asked, images, log_p)[0]
 
     def value_and_grad(self, params: dict[str, Any], asked: Asked, z: Array) -> Evaluation:
         """Log density, its gradient (chains, code) and the log-likelihood: one forward and one
@@ -191,23 +199,6 @@ class Target:
         """gamma * d(image) (chains,); ``discriminator``: its parameters."""
         assert self._discriminate is not None
         return params["realism"] * realism.log_odds(self._discriminate(discriminator, images))
-
-    def likelihoods(
-        self, params: dict[str, Any], asked: Asked, images: Array, log_p: Array
-    ) -> tuple[Array, Array]:
-        """Log-likelihood (chains,) of all the evidence, as the density takes it and unweighted.
-
-        Args:
-            params, asked: as for :meth:`log_density`.
-            images: the generator's, (chains, S, S, 3).
-            log_p: the classifier's log-probabilities of them, (chains, classes).
-        """
-        plain = self._evidence(log_p, asked)
-        weighted = params["likelihood_weight"] * plain
-        if self.reduction or self.unit is not None:
-            more = self._more(params, params["classifier"], images)
-            return weighted + more, plain + more
-        return weighted, plain
 
     @property
     def _evidence(self) -> Callable[[Array, Asked], Array]:
