@@ -21,7 +21,6 @@ import numpy as np
 
 from gradgen import notebook
 from gradgen.errors import GradgenError, UsageError
-from gradgen.evidence.classes import Form
 from gradgen.evidence.expression import Expression
 from gradgen.files import (
     is_leftover,
@@ -35,7 +34,7 @@ from gradgen.files import (
 from gradgen.images import SUFFIXES, image_grid, png_with_recipe
 from gradgen.inference.chain import init_chains, run_chains
 from gradgen.inference.types import ValueAndGrad
-from gradgen.networks.interfaces import Bundle, Classifier
+from gradgen.networks.interfaces import Bundle
 from gradgen.networks.load import load_bundle
 from gradgen.networks.python_file import refuse_recorded
 from gradgen.run_files import ANIMATION_FILE, FRAMES_FILE, MORPH_RECORD, STRIP_FILE
@@ -45,9 +44,18 @@ from gradgen.runs.plan import FALLBACK_CLASSIFIER, Group, Plan, choose_for, desc
 from gradgen.runs.record import FINISHED, RunRecord
 from gradgen.runs.results import GRID_TILE
 from gradgen.runs.run import check_same, check_sense
-from gradgen.runs.sample import chain_keys, draw, explained, first_codes
+from gradgen.runs.sample import (
+    Networks,
+    chain_keys,
+    draw,
+    explained,
+    first_codes,
+    networks_of,
+    target_for,
+    target_params,
+)
 from gradgen.runs.settings import make_settings
-from gradgen.runs.target import PathTarget, make_target
+from gradgen.runs.target import PathTarget
 
 FORMAT = "gradgen morph 1"
 METHODS = ("mala", "hmc")
@@ -465,45 +473,21 @@ def _notebook_bar(first: Plan, second: Plan) -> OnFrame:
     return show
 
 
-Kind = tuple[Form | None, int, Any]  # form, reduction and unit of a target
-
-
 @cache
-def _compiled_once(
-    bundle: Bundle, classifier: Classifier, first: Kind, second: Kind
-) -> ValueAndGrad:
+def _compiled_once(first: Networks, second: Networks) -> ValueAndGrad:
     """The path's density; one object for the same networks, so that it is compiled only once."""
-
-    def target(kind: Kind) -> Any:
-        form, reduction, unit = kind
-        return replace(make_target(bundle, classifier, form=form), reduction=reduction, unit=unit)
-
-    return PathTarget(target(first), target(second)).value_and_grad
+    return PathTarget(target_for(*first), target_for(*second)).value_and_grad
 
 
 def _function(first: Plan, second: Plan) -> ValueAndGrad:
-    def kind(plan: Plan) -> Kind:
-        seen, wanted = plan.photograph, plan.unit
-        return (
-            plan.jobs[0].form,
-            0 if seen is None else seen.reduction,
-            None if wanted is None else wanted.unit,
-        )
-
-    return _compiled_once(first.bundle, first.jobs[0].classifier, kind(first), kind(second))
+    return _compiled_once(*(networks_of(plan, plan.jobs[0]) for plan in (first, second)))
 
 
 def _parameters(first: Plan, second: Plan) -> dict[str, Any]:
     def own(plan: Plan) -> dict[str, Any]:
         job = plan.jobs[0]
-        target = make_target(
-            plan.bundle,
-            job.classifier,
-            job.likelihood_weight,
-            seen=plan.photograph,
-            wanted=plan.unit,
-        )
-        rest = {name: value for name, value in target.params.items() if name not in NETWORKS}
+        params = target_params(plan, job)
+        rest = {name: value for name, value in params.items() if name not in NETWORKS}
         return {"target": rest, "asked": jax.tree.map(jnp.asarray, job.asked)}
 
     networks = {

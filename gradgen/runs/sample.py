@@ -246,7 +246,7 @@ def _likely_codes(
         jax.vmap(jax.random.fold_in, (0, None))(keys, START_KEY),
         bundle.prior.draw,
         bundle.code_size,
-        _log_likelihood(*_networks(plan, job)),
+        _log_likelihood(*networks_of(plan, job)),
         _parameters(plan, job),
         settings.start_candidates or 1,
         _bounds_of(plan, groups),
@@ -285,13 +285,14 @@ def _asked_of(plan: Plan, groups: Sequence[Group]) -> Any:
 Networks = tuple[Bundle, Classifier, Form | None, int, Unit | None, bool]
 
 
-def _networks(plan: Plan, job: ClassJob) -> Networks:
+def networks_of(plan: Plan, job: ClassJob) -> Networks:
+    """What :func:`target_for` takes for a class of a plan."""
     reduction = 0 if plan.photograph is None else plan.photograph.reduction
     unit = None if plan.unit is None else plan.unit.unit
     return plan.bundle, job.classifier, job.form, reduction, unit, plan.settings.realism > 0
 
 
-def _target(
+def target_for(
     bundle: Bundle,
     classifier: Classifier,
     form: Form | None,
@@ -299,6 +300,7 @@ def _target(
     unit: Unit | None,
     realistic: bool,
 ) -> Target:
+    """A target without the numbers that are arguments of its functions."""
     target = make_target(bundle, classifier, form=form, realism_weight=float(realistic))
     return replace(target, reduction=reduction, unit=unit)
 
@@ -306,7 +308,7 @@ def _target(
 @cache
 def _log_likelihood(*networks: Any) -> Callable[[Any, Array], Array]:
     """The weighted likelihood as starts are chosen by it; one object for the same networks."""
-    target = _target(*networks)
+    target = target_for(*networks)
 
     def log_likelihood(params: Any, z: Array) -> Array:
         return target.weighted_log_likelihood(params["target"], params["asked"], z)
@@ -319,7 +321,7 @@ def _value_and_grad(
     networks: Networks, preset: str | None, precision: str
 ) -> Callable[[Any, Array], Evaluation]:
     """The target as the chains want it. One object for the same networks: compiled only once."""
-    target = _target(*networks)
+    target = target_for(*networks)
     function = target.value_and_grad
     if preset == "dgn-am":
         function = target.dgn_am_value_and_grad
@@ -358,19 +360,23 @@ def _bytes_a_chain(plan: Plan) -> int | None:
 
 def _function(plan: Plan, job: ClassJob) -> Callable[[Any, Array], Evaluation]:
     settings = plan.settings
-    return _value_and_grad(_networks(plan, job), settings.preset, settings.gradient_precision)
+    return _value_and_grad(networks_of(plan, job), settings.preset, settings.gradient_precision)
 
 
-def _parameters(plan: Plan, job: ClassJob) -> dict[str, Any]:
-    target = make_target(
+def target_params(plan: Plan, job: ClassJob) -> dict[str, Any]:
+    """The parameters and numbers that the functions of a class's target take."""
+    return make_target(
         plan.bundle,
         job.classifier,
         job.likelihood_weight,
         seen=plan.photograph,
         wanted=plan.unit,
         realism_weight=plan.settings.realism,
-    )
-    return {"target": target.params}
+    ).params
+
+
+def _parameters(plan: Plan, job: ClassJob) -> dict[str, Any]:
+    return {"target": target_params(plan, job)}
 
 
 def _run_batch(
