@@ -133,6 +133,7 @@ class Target:
         the density's float32 forward pass too.
         """
         dtype = jnp.dtype(precision)
+        has_more = self.reduction or self.unit is not None
         coarse = {
             name: jax.tree.map(lambda leaf: leaf.astype(dtype), params[name])
             for name in ("generator", "classifier", "discriminator")
@@ -144,21 +145,20 @@ class Target:
             log_p = self._classify(coarse["classifier"], images).astype(jnp.float32)
             return self._evidence(log_p, asked).sum()
 
-        def more(z: Array) -> Array:
+        def unweighted(z: Array) -> Array:
             images = self._generate(coarse["generator"], z.astype(dtype))
-            return self._more(params, coarse["classifier"], images).sum()
-
-        def of_realism(z: Array) -> Array:
-            images = self._generate(coarse["generator"], z.astype(dtype))
-            return self._realism(params, coarse["discriminator"], images).sum()
+            added = jnp.float32(0.0)
+            if has_more:
+                added += self._more(params, coarse["classifier"], images).sum()
+            if self.realistic:
+                added += self._realism(params, coarse["discriminator"], images).sum()
+            return added
 
         log_density, log_likelihood, features = self._densities(params, asked, z)
         of_prior = jax.grad(lambda z: self._log_prior(z).sum())(z)
         gradient = params["likelihood_weight"] * jax.grad(total)(z) + of_prior
-        if self.reduction or self.unit is not None:
-            gradient = gradient + jax.grad(more)(z)
-        if self.realistic:
-            gradient = gradient + jax.grad(of_realism)(z)
+        if has_more or self.realistic:
+            gradient = gradient + jax.grad(unweighted)(z)
         return Evaluation(log_density, gradient, log_likelihood, features)
 
     def dgn_am_value_and_grad(self, params: dict[str, Any], asked: Asked, z: Array) -> Evaluation:
