@@ -12,31 +12,16 @@ from gradgen.inference.traces import QUANTITIES
 from gradgen.runs import run
 from gradgen.runs.record import read_record, write_record
 from tests import fakes
-from tests.faults.runs import prepare
+from tests.runs import test_run
 from tests.runs.test_run import arrays, assert_same_results, stop_after
 
-GIVEN = {
-    "start_candidates": 1,
-    "classes": ("red", "blue"),
-    "bundle": "tiny",
-    "method": "mala",
-    "budget": 20,
-    "num_chains": 2,
-    "block_size": 5,
-    "trace_length": 7,  # windows of 3 steps, the last one of 2; then windows of 6
-    "seed": 7,
-}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _tiny():
-    with pytest.MonkeyPatch.context() as patch:
-        prepare(patch)
-        yield
+pytestmark = pytest.mark.usefixtures("tiny")
+# windows of 3 steps, the last one of 2; then windows of 6
+GIVEN = {**test_run.GIVEN, "start_candidates": 1, "trace_length": 7}
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished") / "run"
     run.begin(GIVEN, out=folder).execute()
     return folder

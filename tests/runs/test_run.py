@@ -17,8 +17,8 @@ from gradgen.runs import run
 from gradgen.runs.folder import clear_run, locked
 from gradgen.runs.record import Gradients, read_record, write_record
 from gradgen.runs.sample import sample
-from tests.faults.runs import prepare
 
+pytestmark = pytest.mark.usefixtures("tiny")
 GIVEN = {
     "start_candidates": 4,
     "classes": ("red", "blue"),
@@ -31,16 +31,8 @@ GIVEN = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _tiny():
-    """The networks of tests/faults/tiny.py, and a checkpoint after each block."""
-    with pytest.MonkeyPatch.context() as patch:
-        prepare(patch)
-        yield
-
-
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole(tiny, tmp_path_factory):
     """A run that nothing disturbed: (folder, samples)."""
     begun = run.begin(GIVEN, out=tmp_path_factory.mktemp("whole") / "run", command=["gradgen"])
     return begun.folder, begun.execute()
